@@ -75,6 +75,17 @@ class SpawnError(Exception):
         self.errno = errno
 
 
+class ContainmentUnavailable(Exception):
+    """The strategy does not work on this system."""
+
+
+class ContainmentLost(Exception):
+    """The means of containment were destroyed from outside: nobody can say what still lives.
+
+    Neither "dead" nor "alive" may then be said of the tree.
+    """
+
+
 class ByteSource(Protocol):
     """The reading end of a pipe from the tree."""
 
@@ -113,6 +124,9 @@ class Tree(Protocol):
         lives, or is left behind by an exited leader, is killed. Bounded: after
         ``KILL_TIMEOUT_SECONDS`` of killing it returns with the survivors' pids. Idempotent; calls may
         overlap, and one with a shorter grace shortens the earlier one's.
+
+        Raises:
+            ContainmentLost: What held the tree was destroyed, so its end cannot be seen.
 
         Cancellation: the killing goes on, only the wait is given up.
         """

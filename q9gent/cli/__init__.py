@@ -1,0 +1,42 @@
+"""The command line: ``q9gent`` serves, ``q9gent demo`` shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from q9gent._version import __version__
+from q9gent.cli.options import make_settings, settings_options
+
+EPILOG = "Exit status: 0 stopped on request, 1 failure, 2 bad usage, 3 cannot listen."
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EPILOG,
+)
+@click.version_option(__version__, prog_name="q9gent")
+@settings_options
+@click.pass_context
+def cli(context: click.Context, **values: Any) -> None:  # noqa: ANN401 (one type an option)
+    """Serve the Claude CLI over HTTP: one process a request, nothing left alive after it."""
+    if context.invoked_subcommand is None:
+        from q9gent.cli.serve import serve_command  # noqa: PLC0415 (--help needs no server)
+
+        context.exit(serve_command(make_settings(values)))
+
+
+@cli.command()
+@click.pass_context
+def demo(context: click.Context) -> None:
+    """Show the main job with a simulated agent: no CLI, no account, no network."""
+    from q9gent.cli.demo import demo_command  # noqa: PLC0415
+
+    context.exit(demo_command())
+
+
+def main() -> None:
+    """Run the command line."""
+    cli(prog_name="q9gent")

@@ -1,0 +1,104 @@
+"""``q9gent``: serve until told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import trio
+from hypercorn.utils import LifespanFailureError
+
+from q9gent._version import __version__
+from q9gent.containment import ContainmentUnavailable
+from q9gent.containment.environment import raise_descriptor_limit
+from q9gent.http.app import create_app
+from q9gent.http.serve import BindError, Server, Sockets, make_config, serve_until
+from q9gent.log import configure_logging, get_logger
+from q9gent.settings import parse_log_level
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from q9gent.settings import Settings
+
+ENDPOINTS = "/health, /spawn, /message/:id, /terminate/:id, /sessions"
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_CANNOT_BIND = 3
+
+logger = get_logger("q9gent")
+
+
+def serve_command(settings: Settings) -> int:
+    """Serve, and return the exit status."""
+    configure_logging(parse_log_level(settings.log), settings.log_format)
+    try:
+        config = make_config(settings)
+    except (OSError, ValueError) as error:
+        print_error(f"cannot read {settings.hypercorn_config}: {error}")
+        return EXIT_USAGE
+    print_line(f"🎯 Q9gent v{__version__} starting...")
+    print_line(f"📂 Session directory: {settings.session_dir}")
+    agent = "simulated agent" if settings.simulate else settings.claude_path
+    print_line(f"🔧 Claude CLI path: {agent}")
+    try:
+        sockets = Sockets(config)
+    except BindError as error:
+        print_error(str(error))
+        return EXIT_CANNOT_BIND
+
+    def on_started() -> None:
+        print_line(f"🚀 Server listening on {', '.join(sockets.urls)}")
+        print_line(f"📍 Endpoints: {ENDPOINTS}")
+        if not sockets.are_loopback_only:
+            logger.warning(
+                "not bound to a loopback address alone: whoever reaches this port can run agents as"
+                " this user",
+                urls=sockets.urls,
+            )
+
+    server = Server(create_app(settings), config, sockets)
+    raise_descriptor_limit()
+    status = 0
+    try:
+        trio.run(lambda: serve_until(server, stop_on_signals, on_started=on_started))
+    except* (ContainmentUnavailable, LifespanFailureError, OSError) as group:
+        print_error("; ".join(dict.fromkeys(str(error) for error in _leaves(group))))
+        status = EXIT_FAILURE
+    return status
+
+
+async def stop_on_signals(stop: Callable[[], None]) -> None:
+    """Call ``stop`` for each signal that asks a server to end."""
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if sys.platform == "win32":
+        wanted.append(signal.SIGBREAK)
+    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup it stays ignored
+        wanted.append(signal.SIGHUP)
+    with trio.open_signal_receiver(*wanted) as signals:
+        async for number in signals:
+            logger.info("signal received", signal=signal.Signals(number).name)
+            stop()
+
+
+def print_line(text: str) -> None:
+    """Print a line to stdout, on a console that cannot show all of it too."""
+    encoding = sys.stdout.encoding or "utf-8"
+    printable = text.encode(encoding, "replace").decode(encoding)
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+        print(printable, flush=True)  # noqa: T201
+
+
+def print_error(text: str) -> None:
+    """Print what went wrong, in one line on stderr."""
+    print(f"q9gent: {text}".encode("ascii", "replace").decode(), file=sys.stderr)  # noqa: T201
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves

@@ -1,0 +1,235 @@
+"""macOS and other POSIX systems: the process group, the descendants, and a mark. Best effort.
+
+These systems have no way to hold a tree from above, so its members are looked for: the leader's session
+and process group, its descendants as far as parents still tell, and, for those that were reparented,
+whoever carries the run's mark in its environment. They are killed until two scans in a row find
+nobody.
+
+What can escape: a process that left the session, lost its parent *and* scrubbed its environment
+(``env -i setsid``); a process forked between the two scans by one that neither saw; processes whose
+environment the system does not show us. A server killed by SIGKILL cannot clean up. It runs on Linux
+too (``--containment posix``), so that it is tested everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import psutil
+import trio
+
+from q9gent.containment.environment import agent_environment
+from q9gent.containment.pipes import PipeSource, open_null, open_output_pipe, stdin_file
+from q9gent.containment.protocol import (
+    KILL_TIMEOUT_SECONDS,
+    Death,
+    ExitStatus,
+    Launch,
+    SpawnError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+assert sys.platform != "win32"
+
+MARK = "Q9_RUN_MARK"
+"""The environment variable by which reparented descendants are known. It is all that is added to what a
+run inherits, and only by this strategy."""
+
+SCAN_SECONDS = 0.02
+"""The pause between two scans while killing: each reads the whole process table."""
+
+
+class PosixTree:
+    """A run's processes, as far as they can be found."""
+
+    def __init__(self) -> None:
+        self._mark = secrets.token_hex(16)
+        self._process: trio.Process | None = None
+        self._known: dict[int, psutil.Process] = {}
+        self._ending = trio.Lock()
+        self._deadline = float("inf")
+        self._hurry = trio.Event()
+        self.pid = 0
+        self.death: Death | None = None
+        self.stdout: PipeSource
+        self.stderr: PipeSource
+
+    async def start(self, launch: Launch, live_trees: int) -> None:
+        """Start the leader.
+
+        Raises:
+            SpawnError: It could not be started.
+        """
+        fds: list[int] = []
+        try:
+            fds.append(open_null() if launch.stdin is None else stdin_file(launch.stdin))
+            self.stdout, write_fd = open_output_pipe(live_trees)
+            fds.append(write_fd)
+            self.stderr, write_fd = open_output_pipe(None)
+            fds.append(write_fd)
+            # Shielded, as a cancellation here would lose a process that has just been started; it is
+            # bounded by a fork and an exec.
+            with trio.CancelScope(shield=True):
+                self._process = await trio.lowlevel.open_process(
+                    [part.encode("utf-8", "surrogateescape") for part in launch.argv],
+                    stdin=fds[0],
+                    stdout=fds[1],
+                    stderr=fds[2],
+                    start_new_session=True,
+                    restore_signals=True,
+                    env={**agent_environment(), MARK: self._mark},
+                )
+        except OSError as error:
+            raise SpawnError(os.strerror(error.errno or 0), error.errno) from error
+        except subprocess.SubprocessError as error:  # a failure between fork and exec
+            raise SpawnError(str(error)) from error
+        finally:
+            for fd in fds:
+                os.close(fd)
+        self.pid = self._process.pid
+
+    async def wait_exited(self) -> ExitStatus:
+        """See ``Tree.wait_exited``."""
+        assert self._process is not None
+        code = await self._process.wait()
+        return ExitStatus(signal=-code) if code < 0 else ExitStatus(code=code)
+
+    async def end(self, grace_seconds: float) -> Death:
+        """See ``Tree.end``."""
+        if self._process is None:
+            self.death = Death()
+            return self.death
+        deadline = trio.current_time() + grace_seconds
+        if deadline < self._deadline:
+            self._deadline = deadline
+            self._hurry.set()
+            self._hurry = trio.Event()
+        async with self._ending:
+            if self.death is None:
+                if self._process.poll() is None and grace_seconds > 0:
+                    self._find()  # before asking: afterwards parents may be gone
+                    await self._ask(self._process)
+                self.death = await self._kill()
+        return self.death
+
+    async def _ask(self, process: trio.Process) -> None:
+        for number in (signal.SIGTERM, signal.SIGCONT):  # what is stopped cannot hear the first
+            with contextlib.suppress(OSError):
+                os.killpg(self.pid, number)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._wait_deadline, nursery.cancel_scope)
+            await process.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _wait_deadline(self, scope: trio.CancelScope) -> None:
+        while (left := self._deadline - trio.current_time()) > 0:
+            with trio.move_on_after(left):
+                await self._hurry.wait()
+        scope.cancel()
+
+    async def _kill(self) -> Death:
+        """Kill whoever is found, until two scans in a row find nobody."""
+        assert self._process is not None
+        killed: set[int] = set()
+        clean_scans = 0
+        give_up_at = trio.current_time() + KILL_TIMEOUT_SECONDS
+        while True:
+            found = self._find()
+            for process in found:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+                    killed.add(process.pid)
+            self._process.poll()  # reap the leader
+            clean_scans = 0 if found else clean_scans + 1
+            if clean_scans == 2:
+                return Death(killed=len(killed))
+            if trio.current_time() > give_up_at:
+                survivors = tuple(sorted(process.pid for process in found))
+                return Death(killed=len(killed.difference(survivors)), survivors=survivors)
+            await trio.sleep(SCAN_SECONDS)
+
+    def _find(self) -> list[psutil.Process]:
+        """Return the tree's processes that live, and remember them: a known pid stays known."""
+        for process in psutil.process_iter():
+            if process.pid not in self._known and self._is_ours(process):
+                self._known[process.pid] = process
+        for process in list(self._known.values()):
+            with contextlib.suppress(psutil.Error):
+                for child in process.children(recursive=True):
+                    self._known.setdefault(child.pid, child)
+        return [process for process in self._known.values() if _lives(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            # The group and session of the leader are its pid, which stays taken while they have members.
+            if os.getsid(process.pid) == self.pid or os.getpgid(process.pid) == self.pid:
+                return True
+        except OSError:
+            return False
+        try:
+            return process.environ().get(MARK) == self._mark
+        except (psutil.Error, OSError):
+            return False
+
+    def close(self) -> None:
+        """Close the pipes."""
+        for name in ("stdout", "stderr"):
+            if (source := getattr(self, name, None)) is not None:
+                source.close()
+
+    def count_processes(self) -> int:
+        """See ``Tree.count_processes``."""
+        return 0 if self.death is not None or self._process is None else len(self._find())
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
+class PosixContainment:
+    """The strategy, open."""
+
+    name = "posix"
+    guarantee = (
+        "the processes of a run are looked for and killed; one that leaves its session, its parent and"
+        " its environment behind can escape"
+    )
+
+    def __init__(self) -> None:
+        self._live = 0
+
+    @asynccontextmanager
+    async def open_tree(self, launch: Launch, *, grace_seconds: float) -> AsyncIterator[PosixTree]:
+        """See ``Containment.open_tree``."""
+        tree = PosixTree()
+        self._live += 1
+        try:
+            await tree.start(launch, self._live)
+            yield tree
+        finally:
+            try:
+                with trio.CancelScope(shield=True):  # bounded: see PosixTree.end
+                    await tree.end(grace_seconds)
+            finally:
+                self._live -= 1
+                tree.close()
+
+
+@asynccontextmanager
+async def open_posix() -> AsyncIterator[PosixContainment]:
+    """Open the strategy; it needs no helper."""
+    yield PosixContainment()

@@ -1,0 +1,190 @@
+"""One request and its response, and the nursery that owns whatever the request starts.
+
+The nursery is opened around the whole ASGI call, not inside a handler or a body generator: one that never
+starts never runs its ``finally``, and what it was to end would go on. Two tasks live in it: one listens
+(the body, then the disconnect), one answers. A run is a third, started by a route. When the client goes,
+the nursery is cancelled, and with it the run; the call returns when its tree is dead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers import TrioResponse
+
+from q9gent.errors import Q9gentError
+from q9gent.http import guards
+from q9gent.http.connection import current_connection
+from q9gent.http.delivery import STREAM_HEADERS, deliver
+from q9gent.http.problems import problem_response, unexpected_response
+from q9gent.log import get_logger
+
+if TYPE_CHECKING:
+    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+    from quart.wrappers import Request, Response
+
+    from q9gent.http.app import Q9gentApp
+    from q9gent.run import Run
+    from q9gent.runs import Order
+
+EXCHANGE_KEY = "q9gent.exchange"
+"""Where a request's scope holds its exchange."""
+
+RUN_ID_HEADER = "x-q9gent-run-id"
+
+DRAIN_SECONDS = 5.0
+"""How long an answer waits for the rest of a body that nobody wants: answered before it has sent all, a
+client sees a reset in place of the answer."""
+
+logger = get_logger("q9gent.http")
+
+
+class RunResponse(TrioResponse):
+    """The answer that streams a run."""
+
+    run: Run
+
+
+class Exchange(TrioASGIHTTPConnection):
+    """The ASGI call of one request."""
+
+    app: Q9gentApp
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Answer one request.
+
+        Cancellation: ends what the request started; shielded and bounded (see ``Run.execute``).
+        """
+        self._run: Run | None = None
+        self._received = trio.Event()  # the whole body
+        self._answered = False
+        self._started = False
+        self.scope[EXCHANGE_KEY] = self  # type: ignore[typeddict-unknown-key]
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                self.scope["path"] = guards.path_of_target(self.scope["path"])
+                request = self._create_request_from_scope(send)
+            except Q9gentError as error:
+                await self._send(send, problem_response(error))
+                return
+            nursery.start_soon(self._listen, request, receive)
+            nursery.start_soon(self._answer, request, send)
+        if self._run is not None:
+            self._run.outbox.close()
+
+    async def start_run(self, order: Order) -> RunResponse:
+        """Start a run that this exchange owns, and return the answer that streams it.
+
+        Raises:
+            Q9gentError: See ``Runs.execute``.
+
+        Cancellation: ends the run.
+        """
+        run = self._run = self.app.runs.prepare(order)  # owned before the first await
+        await self._nursery.start(self.app.runs.execute, order, run)
+        response = RunResponse(b"", headers={**STREAM_HEADERS, RUN_ID_HEADER: run.run_id})
+        del response.headers["content-length"]
+        response.run = run
+        return response
+
+    async def _listen(self, request: Request, receive: ASGIReceiveCallable) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "http.request":
+                request.body.append(message.get("body", b""))
+                if not message.get("more_body", False):
+                    request.body.set_complete()
+                    self._received.set()
+            elif message["type"] == "http.disconnect":
+                self._received.set()
+                # hypercorn says so after every answer too, while the answering task is still
+                # recycling the connection: cancelled then, the connection would never be closed.
+                if not self._answered:
+                    self._disconnected()
+                return
+
+    def _disconnected(self) -> None:
+        if self._run is not None:
+            connection = current_connection.get(None)
+            stalled = connection is not None and connection.stalled
+            self._run.end("stalled" if stalled else "disconnected")
+            self._run.outbox.discard()
+        self._nursery.cancel_scope.cancel()
+
+    async def _answer(self, request: Request, send: ASGISendCallable) -> None:
+        try:
+            response = await self._respond(request)
+            with trio.move_on_after(DRAIN_SECONDS):
+                await self._received.wait()
+            await self._send(send, response)
+        finally:
+            self._nursery.cancel_scope.cancel()
+
+    async def _respond(self, request: Request) -> Response:
+        settings = self.app.settings
+        origin = guards.header(self.scope["headers"], b"origin")
+        wanted = guards.header(self.scope["headers"], b"access-control-request-method")
+        preflight = self.scope["method"] == "OPTIONS" and origin is not None and wanted is not None
+        response: Response
+        try:
+            guards.check_host(
+                guards.header(self.scope["headers"], b"host"),
+                loopback_only=self.app.is_loopback_only(self.scope),
+                allowed=settings.allowed_host,
+            )
+            if preflight and settings.cors_origin:
+                response = TrioResponse(b"", status=204)
+            else:
+                response = cast("Response", await self.app.handle_request(request))
+        except Q9gentError as error:
+            response = problem_response(error)
+        except Exception:
+            logger.exception("request failed")
+            response = unexpected_response()
+        response.headers.update(
+            guards.cors_headers(origin, settings.cors_origin, preflight=preflight)
+        )
+        return response
+
+    async def _send(self, send: ASGISendCallable, response: Response) -> None:
+        headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in response.headers
+        ]
+        await self._send_start(send, response.status_code, headers)
+
+        async def send_part(data: bytes) -> None:
+            await send(cast("Any", {"type": "http.response.body", "body": data, "more_body": True}))
+
+        if isinstance(response, RunResponse):
+            await deliver(
+                response.run.outbox,
+                send_part,
+                heartbeat_seconds=self.app.settings.heartbeat_seconds,
+            )
+            await self._send_last(send, b"")
+            return
+        whole = "content-length" in response.headers
+        body = b""
+        async with response.response as parts:
+            async for part in parts:
+                data = part.encode() if isinstance(part, str) else part
+                if whole:
+                    body += data
+                else:
+                    await send_part(data)
+        await self._send_last(send, body)
+
+    async def _send_start(
+        self, send: ASGISendCallable, status: int, headers: list[tuple[bytes, bytes]]
+    ) -> None:
+        await send(
+            cast("Any", {"type": "http.response.start", "status": status, "headers": headers})
+        )
+
+    async def _send_last(self, send: ASGISendCallable, body: bytes) -> None:
+        self._answered = True
+        await send(cast("Any", {"type": "http.response.body", "body": body, "more_body": False}))

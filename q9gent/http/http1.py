@@ -1,0 +1,122 @@
+"""Hypercorn's HTTP/1.1 protocol with what q9gent must not have taken out, and its traps closed.
+
+Taken out: the upgrade to HTTP/2 in clear text (it cannot be configured away, and its back-pressure is
+broken) and websockets (there are none here, and a bad upgrade request can end the server). Closed: a
+request that is followed by more bytes no longer hides its client's disconnect, because reading goes on,
+into a bounded buffer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import h11
+import msgspec
+from hypercorn.events import Closed, RawData, Updated
+from hypercorn.protocol.events import Body, EndBody
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hypercorn.events import Event
+
+READ_AHEAD_BYTES = 64 * 1024
+"""What a client may send behind a request that is being answered. Pipelining is rare, and a client that
+sends more than this unasked is not worth the memory: its connection is closed."""
+
+ERROR_TEXTS = {
+    400: "The request is not valid HTTP/1.1",
+    431: "The request's headers are too large",
+    501: "The transfer encoding is not supported",
+}
+
+BUSY_STATES = (h11.DONE, h11.MUST_CLOSE, h11.MIGHT_SWITCH_PROTOCOL, h11.CLOSED)
+
+
+class Http1(H11Protocol):
+    """One connection's protocol.
+
+    Attributes:
+        wake_reader: Called when a request that came early can now be read.
+    """
+
+    connection: h11.Connection
+    wake_reader: Callable[[], None]
+
+    async def handle(self, event: Event) -> None:
+        """Take what the connection read, or its end."""
+        if not isinstance(event, RawData):
+            await super().handle(event)
+            return
+        self.connection.receive_data(event.data)
+        if self.stream is not None and self.connection.their_state in BUSY_STATES:
+            if len(self.connection.trailing_data[0]) > READ_AHEAD_BYTES:
+                await self.send(Closed())
+            return
+        await self._handle_events()
+
+    async def read_ahead(self) -> None:
+        """Go on with what came behind the last request."""
+        await self._handle_events()
+
+    @property
+    def has_read_ahead(self) -> bool:
+        """Whether a further request, or a part of one, waits."""
+        return self.stream is None and bool(self.connection.trailing_data[0])
+
+    async def _handle_events(self) -> None:
+        while True:
+            if self.connection.they_are_waiting_for_100_continue:
+                await self._send_h11_event(
+                    h11.InformationalResponse(
+                        status_code=100, headers=self.config.response_headers("h11")
+                    )
+                )
+            try:
+                event = self.connection.next_event()
+            except h11.RemoteProtocolError as error:
+                if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+                    await self._send_error_response(error.error_status_hint)
+                await self.send(Closed())
+                return
+            if event is h11.NEED_DATA or event is h11.PAUSED:
+                return
+            if isinstance(event, h11.Request):
+                await self._begin(event)
+            elif isinstance(event, h11.ConnectionClosed) or self.stream is None:
+                return
+            elif isinstance(event, h11.Data):
+                await self.stream.handle(Body(stream_id=STREAM_ID, data=bytes(event.data)))
+            elif isinstance(event, h11.EndOfMessage):
+                await self.stream.handle(EndBody(stream_id=STREAM_ID))
+
+    async def _begin(self, request: h11.Request) -> None:
+        await self.send(Updated(idle=False))
+        upgradeless = [pair for pair in request.headers.raw_items() if pair[0].lower() != b"upgrade"]
+        await self._create_stream(
+            h11.Request(
+                method=request.method,
+                target=request.target,
+                headers=upgradeless,
+                http_version=request.http_version,
+            )
+        )
+
+    async def _send_error_response(self, status_code: int) -> None:
+        text = ERROR_TEXTS.get(status_code, ERROR_TEXTS[400])
+        body = msgspec.json.encode({"error": text})
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+    async def _maybe_recycle(self) -> None:
+        await super()._maybe_recycle()
+        if self.has_read_ahead:
+            self.wake_reader()

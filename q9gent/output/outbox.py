@@ -1,0 +1,127 @@
+"""The events of a run that its client has not taken yet.
+
+The pump puts, the delivery takes; neither waits for the other. A client that reads slowly neither slows
+the process down (the CLI loses output when its reader does) nor costs memory without bound: what is
+more than ``memory_bytes`` behind goes to the spool.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import trio
+
+from q9gent.output.spool import Spool, SpoolFull
+
+PIECE_BYTES = 256 * 1024
+"""How much is taken at once: large enough that sending a piece costs little more than its copying, small
+enough that a stalled client holds little."""
+
+__all__ = ["Outbox", "SpoolFull"]
+
+
+class Outbox:
+    """A queue of encoded events with one producer and one consumer.
+
+    Args:
+        memory_bytes: How much may wait in memory.
+        spool: What takes the rest.
+    """
+
+    def __init__(self, memory_bytes: int, spool: Spool) -> None:
+        self._memory_bytes = memory_bytes
+        self._spool = spool
+        self._pieces: deque[bytes] = deque()
+        self._in_memory = 0
+        self._spooling = False
+        self._writing = False
+        self._last: bytes | None = None
+        self._discarding = False
+        self._arrival = trio.Event()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much the client has not taken."""
+        return self._in_memory + self._spool.waiting_bytes
+
+    async def put(self, events: bytes) -> None:
+        """Append whole events.
+
+        Raises:
+            SpoolFull: There is no room.
+
+        Cancellation: the events may or may not have been appended.
+        """
+        if self._discarding:
+            return
+        if not self._spooling and self._in_memory + len(events) <= self._memory_bytes:
+            self.put_nowait(events)
+            return
+        # Once spooling, memory is older than the spool and must not grow until both are empty.
+        self._spooling = self._writing = True
+        try:
+            await self._spool.write(events)
+        finally:
+            self._writing = False
+            self._arrival.set()
+
+    def put_nowait(self, events: bytes) -> None:
+        """Append whole events, in memory and at any rate: for the few that are the server's own."""
+        self._pieces.append(events)
+        self._in_memory += len(events)
+        self._arrival.set()
+
+    def finish(self, last_event: bytes) -> None:
+        """Append the terminal event. Nothing can be put afterwards."""
+        self._last = last_event
+        self._arrival.set()
+
+    def discard(self) -> None:
+        """Drop everything that waits or comes: the client is gone."""
+        self._discarding = True
+        self._pieces.clear()
+        self._in_memory = 0
+
+    async def take(self) -> bytes:
+        """Wait for events and return what is there, at most about ``PIECE_BYTES``.
+
+        Returns:
+            Bytes, not always whole events; the terminal event comes with the last of them; then ``b""``.
+
+        Cancellation: nothing is lost while waiting.
+        """
+        while True:
+            self._arrival = trio.Event()
+            if self._pieces:
+                return self._take_from_memory()
+            if self._spooling:
+                if self._spool.waiting_bytes:
+                    return await self._spool.read(PIECE_BYTES)
+                if not self._writing:  # caught up; else what comes next is on its way to the spool
+                    self._spooling = False
+                    continue
+            elif self._last is not None:
+                data, self._last = self._last, b""
+                return data
+            await self._arrival.wait()
+
+    def _take_from_memory(self) -> bytes:
+        if self._in_memory <= PIECE_BYTES:
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+            if self._last and not self._spooling:
+                data += self._last
+                self._last = b""
+        else:
+            taken = [self._pieces.popleft()]
+            size = len(taken[0])
+            while self._pieces and size + len(self._pieces[0]) <= PIECE_BYTES:
+                size += len(self._pieces[0])
+                taken.append(self._pieces.popleft())
+            data = b"".join(taken)
+        self._in_memory = self._in_memory - len(data) if self._pieces else 0
+        return data
+
+    def close(self) -> None:
+        """Delete what nobody will take; only when producer and consumer have ended."""
+        self._spool.close()

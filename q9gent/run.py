@@ -1,0 +1,189 @@
+"""One run: a process tree, its pumps and its deadline in one nursery, and exactly one ending.
+
+The order at the end is the promise of the project: the tree is dead, then the terminal event is
+written, then whoever asked for the end is answered.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from q9gent.log import get_logger
+import trio
+
+from q9gent.containment.protocol import ContainmentLost
+from q9gent.ending import Ending
+from q9gent.output.outbox import Outbox
+from q9gent.output.pump import StderrPump, StdoutPump
+from q9gent.output.spool import Spool, SpoolFull
+from q9gent.wire.events import Code, SessionCreated, encode_event
+from q9gent.wire.lines import LineTooLong
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from q9gent.containment.protocol import Death, ExitStatus, Tree
+    from q9gent.settings import Settings
+
+logger = get_logger("q9gent.run")
+
+
+class Run:
+    """A run, from the moment it is asked for.
+
+    Attributes:
+        run_id: Its own UUID.
+        session_id: The session whose turn it is, and which it locks.
+        agent_type: The caller's label.
+        started_at: Unix time in seconds.
+        outbox: Its events, for the delivery to its client.
+        ending: The facts of its end, from the moment ``dead`` is set.
+        dead: Set once its tree is dead (or was never started), and only then.
+        scope: Cancelled by ``end``; it holds everything from queueing to death.
+    """
+
+    def __init__(self, settings: Settings, *, session_id: str | None, agent_type: str) -> None:
+        self.run_id = str(uuid.uuid4())
+        self.session_id = session_id
+        self.agent_type = agent_type
+        self.started_at = time.time()
+        self.outbox = Outbox(
+            settings.memory_bytes, Spool(settings.spool_bytes, settings.spool_dir)
+        )
+        self.scope = trio.CancelScope()
+        self.ending: Ending | None = None
+        self.dead = trio.Event()
+        self.tree: Tree | None = None
+        self._settings = settings
+        self._cause: Code | None = None
+        self._detail = ""
+        self._began = trio.current_time()
+        self._status: ExitStatus | None = None
+        self._death: Death | None = None
+        self._concluded = False
+        self._stdout: StdoutPump | None = None
+
+    @property
+    def cause(self) -> Code | None:
+        """What ended it from outside, if anything has yet."""
+        return self._cause
+
+    @property
+    def lines(self) -> int:
+        """Output events so far."""
+        return self._stdout.lines if self._stdout else 0
+
+    @property
+    def bytes(self) -> int:
+        """Output bytes so far."""
+        return self._stdout.bytes if self._stdout else 0
+
+    def end(self, cause: Code, detail: str = "") -> None:
+        """Have it ended; returns at once, ``dead`` tells when it is. The first cause is kept."""
+        if self._cause is None and not self._concluded:
+            self._cause = cause
+            self._detail = detail
+        self.scope.cancel()
+
+    async def execute(
+        self,
+        opening: AbstractAsyncContextManager[Tree],
+        *,
+        announce_session: bool,
+        task_status: trio.TaskStatus[Run],
+    ) -> None:
+        """Run the process until its tree is dead.
+
+        Args:
+            opening: The tree, not started yet.
+            announce_session: Send ``session_created`` first.
+            task_status: Told once the process runs.
+
+        Raises:
+            SpawnError: The process could not be started; then there is no ending.
+
+        Cancellation: ends the run like any other cause; shielded and bounded
+        (``grace_seconds`` and ``KILL_TIMEOUT_SECONDS``).
+        """
+        async with opening as tree:
+            self.tree = tree
+            if announce_session and self.session_id is not None:
+                self.outbox.put_nowait(encode_event(SessionCreated(session_id=self.session_id)))
+            self._stdout = StdoutPump(tree, self.outbox, line_bytes=self._settings.line_bytes)
+            stderr = StderrPump(tree)
+            task_status.started(self)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._pump, self._stdout)
+                    nursery.start_soon(self._pump, stderr)
+                    if self._settings.max_run_seconds is not None:
+                        nursery.start_soon(self._limit_time, self._settings.max_run_seconds)
+                    try:
+                        await self._watch(tree)
+                    finally:
+                        await self._end(tree)
+                        self._stdout.stop()
+                        stderr.stop()
+                        nursery.cancel_scope.cancel()  # the deadline; the pumps are shielded
+            finally:
+                self.conclude()
+
+    async def _watch(self, tree: Tree) -> None:
+        try:
+            self._status = await tree.wait_exited()
+        except ContainmentLost as error:
+            self.end("internal", str(error))
+        except Exception:
+            self._fail()
+
+    async def _end(self, tree: Tree) -> None:
+        with trio.CancelScope(shield=True):  # bounded: see Tree.end
+            try:
+                self._death = await tree.end(self._settings.grace_seconds)
+                with trio.move_on_after(1):  # it is known by now, or never will be
+                    self._status = self._status or await tree.wait_exited()
+            except ContainmentLost as error:
+                self.end("internal", str(error))
+            except Exception:
+                self._fail()
+        self.ending = self._make_ending()
+        self.dead.set()
+
+    async def _pump(self, pump: StdoutPump | StderrPump) -> None:
+        try:
+            await pump.run()
+        except (LineTooLong, SpoolFull) as error:
+            self.end("overflow", str(error))
+        except Exception:
+            self._fail()
+
+    async def _limit_time(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+        self.end("timeout", f"{seconds:g} s")
+
+    def _fail(self) -> None:
+        # Logged here, inside the run: in a group with a cancellation it would vanish further up.
+        logger.exception("run failed")
+        self.end("internal")
+
+    def _make_ending(self) -> Ending:
+        return Ending(
+            cause=self._cause,
+            detail=self._detail,
+            status=self._status,
+            death=self._death,
+            duration_ms=round((trio.current_time() - self._began) * 1000),
+        )
+
+    def conclude(self) -> None:
+        """Write the terminal event: the tree is dead, or was never started, and all output is in."""
+        ending = self.ending = self._make_ending()
+        self._concluded = True
+        self.dead.set()
+        self.outbox.finish(encode_event(ending.terminal_event()))
+        log = logger.info if ending.code is None else logger.warning
+        log("run ended", lines=self.lines, bytes=self.bytes, **ending.facts())
+        if ending.code is None and (self._stdout is None or not self._stdout.saw_result):
+            logger.warning("exit status 0 without a result line: the turn may be incomplete")

