@@ -9,12 +9,12 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from q9gent.log import get_logger
 import trio
 
 from q9gent.command import AgentFeatures
 from q9gent.containment.protocol import ContainmentLost, Launch, SpawnError
 from q9gent.errors import ProcessSpawnFailed
+from q9gent.log import get_logger
 from q9gent.npm_shim import resolve_shim
 
 if TYPE_CHECKING:
@@ -84,7 +84,10 @@ class AgentProgram:
             key = (agent, _file_identity(agent[-1]))
             if self._features is None or self._features[0] != key:
                 version = await self._probe(agent, containment)
-                self._features = (key, AgentFeatures(system_prompt_snapshot=version >= SNAPSHOT_VERSION))
+                self._features = (
+                    key,
+                    AgentFeatures(system_prompt_snapshot=version >= SNAPSHOT_VERSION),
+                )
             return self._features[1]
 
     async def _probe(self, agent: tuple[str, ...], containment: Containment) -> tuple[int, ...]:

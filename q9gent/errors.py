@@ -114,9 +114,7 @@ class MisdirectedRequest(RequestError):
     status = 421
 
     def __init__(self, host: str) -> None:
-        super().__init__(
-            f"Host {host!r} is not served here: start q9gent with --allowed-host to allow it"
-        )
+        super().__init__(f"Host {host!r} is not served here: start q9gent with --allowed-host to allow it")
 
 
 class ServerError(Q9gentError):

@@ -107,9 +107,7 @@ def _parse(path: str, text: str) -> _Start:
             continue
         match = _START.fullmatch(line)
         if match is None:
-            raise ValueError(
-                f"{path}, line {number}, is not what npm, pnpm or yarn write: {line:.80}"
-            )
+            raise ValueError(f"{path}, line {number}, is not what npm, pnpm or yarn write: {line:.80}")
         program, options, target = match.group("program", "options", "target")
         starts.add(_Start(_unquote(program), tuple((options or "").split()), target))
     # The oldest form has two such lines, Node beside the shim and Node on the path: equal here.

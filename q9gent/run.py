@@ -10,11 +10,11 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from q9gent.log import get_logger
 import trio
 
 from q9gent.containment.protocol import ContainmentLost
 from q9gent.ending import Ending
+from q9gent.log import get_logger
 from q9gent.output.outbox import Outbox
 from q9gent.output.pump import StderrPump, StdoutPump
 from q9gent.output.spool import Spool, SpoolFull
@@ -49,9 +49,7 @@ class Run:
         self.session_id = session_id
         self.agent_type = agent_type
         self.started_at = time.time()
-        self.outbox = Outbox(
-            settings.memory_bytes, Spool(settings.spool_bytes, settings.spool_dir)
-        )
+        self.outbox = Outbox(settings.memory_bytes, Spool(settings.spool_bytes, settings.spool_dir))
         self.scope = trio.CancelScope()
         self.ending: Ending | None = None
         self.dead = trio.Event()
@@ -165,7 +163,7 @@ class Run:
 
     def _fail(self) -> None:
         # Logged here, inside the run: in a group with a cancellation it would vanish further up.
-        logger.exception("run failed")
+        logger.error("run failed", exc_info=True)
         self.end("internal")
 
     def _make_ending(self) -> Ending:

@@ -9,10 +9,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
-from structlog.contextvars import bound_contextvars
-
-from q9gent.log import get_logger
 import trio
+from structlog.contextvars import bound_contextvars
 
 from q9gent.admission import Admission
 from q9gent.command import AgentFeatures, Turn, build_launch, largest_field, needs_features
@@ -27,6 +25,7 @@ from q9gent.errors import (
     SurvivorsLeft,
     TooLarge,
 )
+from q9gent.log import get_logger
 from q9gent.run import Run
 from q9gent.sessions import Session
 from q9gent.wire.requests import MessageRequest, SpawnRequest
@@ -139,9 +138,7 @@ class Runs:
         launch = build_launch(order.request, order.turn, agent=self._agent.find(), features=features)
         tree = self._containment.open_tree(launch, grace_seconds=self._settings.grace_seconds)
         try:
-            await run.execute(
-                tree, announce_session=order.turn.new_id is not None, task_status=task_status
-            )
+            await run.execute(tree, announce_session=order.turn.new_id is not None, task_status=task_status)
         except SpawnError as error:
             logger.error("process spawn failed", reason=error.reason, program=launch.argv[0])
             if error.errno == errno.E2BIG:

@@ -26,14 +26,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What can be set, checked when decoded (``msgspec.convert``)."""
 
     host: Annotated[
-        str, Meta(min_length=1, description="Address to listen on; `127.0.0.1` is this machine only.")
+        str,
+        Meta(min_length=1, description="Address to listen on; `127.0.0.1` is this machine only."),
     ] = "127.0.0.1"
     port: Annotated[
-        int, Meta(ge=0, le=65535, description="TCP port to listen on; 0 picks a free one and prints it.")
+        int,
+        Meta(ge=0, le=65535, description="TCP port to listen on; 0 picks a free one and prints it."),
     ] = 8080
-    session_dir: Annotated[
-        str, Meta(min_length=1, description="Folder of the session files.")
-    ] = "./sessions"
+    session_dir: Annotated[str, Meta(min_length=1, description="Folder of the session files.")] = "./sessions"
     claude_path: Annotated[
         str,
         Meta(
@@ -103,12 +103,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         PositiveSeconds,
         Meta(description="Time for a request's headers to arrive, and for an idle connection to stay."),
     ] = 30.0
-    body_seconds: Annotated[
-        PositiveSeconds, Meta(description="Time for a request's body to arrive.")
-    ] = 60.0
-    body_bytes: Annotated[
-        int, Meta(ge=1, le=GIB, description="Largest request body.")
-    ] = 4 * MIB
+    body_seconds: Annotated[PositiveSeconds, Meta(description="Time for a request's body to arrive.")] = 60.0
+    body_bytes: Annotated[int, Meta(ge=1, le=GIB, description="Largest request body.")] = 4 * MIB
     max_connections: Annotated[
         int,
         Meta(ge=1, le=1_000_000, description="Open connections; more wait in the system's backlog."),

@@ -28,15 +28,12 @@ else:
     from _json import encode_basestring as quote
 
 PYTHON = getattr(sys, "_base_executable", sys.executable)  # a virtual environment's may be a launcher
-VALUED = {"--append-system-prompt", "--max-turns", "--model", "--output-format", "--resume"}
-VALUED |= {"--allowedTools", "--permission-mode", "--session-id", "--system-prompt-snapshot"}
-TOGETHER = {"plain", "hold-stdout", "deep", "ignore-term", "storm"}
-REPARENTED = {"daemon", "scrubbed"}
-APART = {"setsid", "stopped"} | REPARENTED
-POSIX_ONLY = {"ignore-term", "storm", "scrubbed", "stopped"}
+VALUED = ["--allowedTools", "--append-system-prompt", "--max-turns", "--model", "--output-format", "--permission-mode", "--resume", "--session-id", "--system-prompt-snapshot"]
 CHUNK = 1 << 20
 LIFE_SECONDS, STORM_SECONDS, STORM_PAUSE_SECONDS = 600, 60, 0.05
-STORM_LINEAGES, STORM_GENERATIONS = 100, 300  # at most: what nobody reaps stays, too
+STORM_GENERATIONS = 300  # where nobody reaps, 100 lineages leave fewer zombies than there are pids
+APART, REPARENTED = {"setsid", "daemon", "scrubbed", "stopped"}, {"daemon", "scrubbed"}
+MODES = {"deep": 3, "storm": 100} | dict.fromkeys(("plain", "hold-stdout", "ignore-term", *APART), 1)
 
 
 class Turn:
@@ -114,53 +111,51 @@ def history(session: str) -> str:
     """Return the file of a session's history; its folder is made, for this user alone."""
     if [*map(len, session.split("-"))] != [8, 4, 4, 4, 12] or set(session) - set("-0123456789abcdef"):
         fail(f"Invalid session ID: {session} is not a UUID.")
-    base = os.environ.get("CLAUDE_CONFIG_DIR", "")
-    if not base:
-        user = os.environ.get("USERNAME") if sys.platform == "win32" else os.getuid()
-        folders = map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))
-        base = os.path.join(next(filter(None, folders), "/tmp"), f"q9gent-simulator-{user}")  # noqa: S108
-        os.makedirs(base, 0o700, exist_ok=True)
-        if sys.platform != "win32" and os.lstat(base).st_uid != user:
-            fail(f"{base} belongs to another user.")
-    os.makedirs(os.path.join(base, "simulated"), 0o700, exist_ok=True)
-    return os.path.join(base, "simulated", session + ".json")
+    config = os.environ.get("CLAUDE_CONFIG_DIR")
+    if sys.platform == "win32":
+        folder = os.path.expandvars("%TEMP%/q9gent-simulator-%USERNAME%")
+    else:
+        folder = f"{os.environ.get('TMPDIR') or '/tmp'}/q9gent-simulator-{os.getuid()}"
+    folder = f"{config}/simulated" if config else folder
+    os.makedirs(folder, 0o700, exist_ok=True)
+    if sys.platform != "win32" and os.lstat(folder).st_uid != os.getuid():
+        fail(f"{folder} belongs to another user.")
+    return f"{folder}/{session}.json"
 
 
-def remember(turn: Turn, options: dict[str, str], prompt: str) -> list[str]:
+def remember(turn: Turn, old: str, prompt: str) -> list[str]:
     """Add the prompt to the session's history; return what was asked before, oldest first."""
-    asked, old = list[str](), options.get("--resume")
+    asked = list[str]()
     if old:
-        if turn.session != old and "--fork-session" not in options:
-            fail("--session-id with --resume needs --fork-session.")
+        import json  # noqa: PLC0415
+
         try:
             with open(history(old), encoding="utf-8") as file:
-                import json  # noqa: PLC0415
-
                 asked = json.load(file)
         except FileNotFoundError:
             turn.result = f"No conversation found with session ID: {old}"
             write(1, turn.result + "\n")
             turn.finish("error_during_execution")
             os._exit(1)
-    path = history(turn.session)
-    new = f"{path}.{os.getpid()}" if turn.session == old else path
     try:
-        with open(new, "xb") as file:
-            file.write(encode([*asked, prompt[:200]]).encode("utf-8", "replace"))
+        with open(history(turn.session), "wb" if turn.session == old else "xb") as kept:
+            kept.write(encode([*asked, prompt[:200]]).encode("utf-8", "replace"))
     except FileExistsError:
         fail(f"Session ID {turn.session} is already in use.")
-    os.replace(new, path)
     return asked
 
 
+def padded(head: bytes, size: int, tail: bytes) -> bytes:
+    """Return a line of ``size`` bytes."""
+    if size < len(head + tail):
+        raise ValueError("too few bytes")
+    return b"%b%b%b" % (head, b"x" * (size - len(head + tail)), tail)
+
+
 def lines(_: Turn, rest: str) -> None:
-    """Write a burst of lines of one size: padding the number makes them one template."""
+    """Write a burst of lines of one size: as the number is padded, one template makes them all."""
     count, size = map(int, rest.split())
-    head, tail = b'{"type":"system","subtype":"line","n":%9d,"pad":"', b'"}\n'
-    pad = size - len(head % 0) - len(tail)
-    template = head + b"x" * pad + tail if pad >= 0 else b'{"n":%%%dd}\n' % (size - 7)
-    if len(template % count) != size:
-        raise ValueError("SIZE is too small")
+    template = padded(b'{"type":"line","n":%8d,"pad":"', size - 5, b'"}\n')
     numbers, step = range(1, count + 1), CHUNK // size + 1
     for first in range(0, count, step):
         write(1, b"".join(map(template.__mod__, numbers[first : first + step])))
@@ -172,17 +167,6 @@ def tick(turn: Turn, rest: str) -> None:
     for n in range(1, int(count) + 1):
         time.sleep(float(seconds) if n > 1 else 0)
         turn.line("system", subtype="tick", n=n, time=time.time(), monotonic=time.monotonic())
-
-
-def flood(descriptor: int, head: bytes, size: str, tail: bytes) -> None:
-    """Write one line of ``size`` bytes, in pieces."""
-    pad = int(size) - len(head) - len(tail)
-    if pad < 0:
-        raise ValueError("BYTES is too small")
-    write(descriptor, head)
-    for done in range(0, pad, CHUNK):
-        write(descriptor, b"x" * min(pad - done, CHUNK))
-    write(descriptor, tail)
 
 
 def wait(turn: Turn, _: str) -> None:
@@ -237,18 +221,15 @@ def report(turn: Turn, _: str) -> None:
 
 def child(turn: Turn, rest: str) -> None:
     """Start descendants; announce them once all are in their final state."""
-    mode, _, count = rest.partition(" ")
-    if mode not in TOGETHER | APART:
-        raise ValueError("no such mode")
-    acting = "setsid" if sys.platform == "win32" and mode in POSIX_ONLY else mode
-    number = int(count or {"deep": 3, "storm": STORM_LINEAGES}.get(mode, 1))
-    copies, depth = (1, number) if acting in {"deep", "storm"} else (number, 1)
+    mode, _, number = rest.partition(" ")
+    count = int(number or MODES[mode])
+    copies, depth = (1, count) if mode in {"deep", "storm"} else (count, 1)
     reading, writing = os.pipe()
-    waits = [spawn(acting, depth, turn.session, writing) for _ in range(copies)]
+    waits = [spawn(mode, depth, turn.session, writing) for _ in range(copies)]
     os.close(writing)
-    with open(reading, "rb") as pipe:  # its end: every descendant has let go of it
+    with open(reading, "rb") as pipe:  # at its end every descendant has let go of it
         pids = [int(pid) for pid in pipe.read().split()]
-    for wait_exited in waits if acting in REPARENTED else []:
+    for wait_exited in waits if mode in REPARENTED else []:
         wait_exited()
     for pid in pids:
         turn.line("system", subtype="child", mode=mode, pid=pid)
@@ -261,8 +242,8 @@ def spawn(mode: str, count: int, session: str, handshake: int) -> Callable[[], o
     if sys.platform == "win32":
         from subprocess import DEVNULL, Popen  # noqa: PLC0415
 
-        flags = 0x208 if mode in APART else 0  # DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP
-        out = None if holds else DEVNULL
+        out, flags = None if holds else DEVNULL, 0  # or DETACHED_PROCESS, CREATE_NEW_PROCESS_GROUP
+        flags = 0 if mode in {"plain", "deep", "hold-stdout"} else 0x208
         return Popen(argv, 0, None, DEVNULL, out, handshake, creationflags=flags).wait
     null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)
     actions = [(os.POSIX_SPAWN_DUP2, handshake, 2), null, (os.POSIX_SPAWN_DUP2, 0, 1)]
@@ -273,13 +254,118 @@ def spawn(mode: str, count: int, session: str, handshake: int) -> Callable[[], o
 
 def descend(mode: str, count: int, session: str) -> NoReturn:
     """Be a descendant: reach the final state, tell the pid, let go of the handshake, sleep."""
-    pid, null = os.getpid(), os.open(os.devnull, os.O_RDWR)
+    null = os.open(os.devnull, os.O_RDWR)
     if sys.platform == "win32":
-        if mode == "daemon":
-            spawn("setsid", count, session, 2)
-            os._exit(0)
-    else:
-        if mode in APART:
-            os.setsid()
         if mode in REPARENTED:
-            pid = os.fork() or os.getpid()
+            os._exit(spawn("setsid", count, session, 2) is None)
+    elif mode in APART:
+        os.setsid()
+        if mode in REPARENTED and os.fork():
+            os._exit(0)
+    pid = os.getpid()
+    if sys.platform != "win32" and mode == "stopped":  # what is stopped cannot end: this one ends it
+        pid = os.fork()
+        if not pid:
+            os.dup2(null, 2)
+            os.kill(os.getpid(), _signal.SIGSTOP)
+        else:
+            os.waitpid(pid, os.WUNTRACED)
+    elif mode == "ignore-term":
+        ignore_term()
+    elif mode == "storm":
+        storm(count, null)
+    write(2, f"{pid}\n")
+    if mode == "deep" and count > 1:
+        spawn(mode, count - 1, session, 2)
+    os.dup2(null, 2)
+    if mode == "scrubbed":
+        os.closerange(0, 65536)
+    time.sleep(STORM_SECONDS if mode == "storm" else LIFE_SECONDS)
+    if mode == "stopped":
+        os.kill(pid, 9)
+    os._exit(0)
+
+
+def storm(lineages: int, null: int) -> None:
+    """Start lineages of short-lived processes, each of which forks its successor and exits."""
+    assert sys.platform != "win32"
+    deadline = time.monotonic() + STORM_SECONDS
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # leave no zombies here
+    for _ in range(min(lineages, MODES["storm"])):
+        if not os.fork():
+            os.dup2(null, 2)
+            for _ in range(STORM_GENERATIONS):
+                time.sleep(STORM_PAUSE_SECONDS)
+                if time.monotonic() > deadline or os.fork():
+                    break
+            os._exit(0)
+
+
+DIRECTIVES: dict[str, Callable[[Turn, str], object]] = {
+    "say": Turn.say,
+    "hex": lambda _, rest: write(1, bytes.fromhex(rest)),
+    "lines": lines,
+    "tick": tick,
+    "big": lambda _, rest: write(1, padded(b'{"type":"big","pad":"', int(rest), b'"}\n')),
+    "stderr": lambda _, rest: write(2, rest + "\n"),
+    "stderr-flood": lambda _, rest: write(2, padded(b"", int(rest), b"\n")),
+    "sleep": lambda _, rest: time.sleep(float(rest)),
+    "wait": wait,
+    "exit": lambda _, rest: os._exit(int(rest)),
+    "signal": die,
+    "no-result": lambda turn, _: setattr(turn, "ending", None),
+    "no-newline": lambda turn, _: setattr(turn, "ending", ""),
+    "ignore-term": lambda *_: ignore_term(),
+    "close-stdout": lambda *_: os.dup2(os.open(os.devnull, os.O_RDWR), 1),
+    "child": child,
+    "kill-parent": lambda *_: strike("SIGKILL"),
+    "stop-parent": lambda *_: strike("SIGSTOP"),
+    "kill-grandparent": lambda *_: strike("SIGKILL", generations=2),
+    "report": report,
+}
+
+
+def main(words: list[str]) -> NoReturn:
+    """Run one turn, or be a descendant."""
+    if words[:1] == ["--descend"]:
+        descend(words[1], int(words[2]), words[3])
+    _signal.signal(_signal.SIGTERM, lambda *_: os._exit(143))
+    _signal.signal(_signal.SIGINT, lambda *_: os._exit(0))
+    options, prompt = parse(words)
+    if "--version" in options:
+        write(1, VERSION + "\n")
+        os._exit(0)
+    prompt = prompt or b"".join(iter(lambda: os.read(0, CHUNK), b"")).decode("utf-8", "replace")
+    new, old, fork = (
+        options.get("--session-id"),
+        options.get("--resume", ""),
+        "--fork-session" in options,
+    )
+    if not prompt or (new and old and not fork):
+        fail("--session-id with --resume needs --fork-session." if prompt else "There is no prompt.")
+    raw = os.urandom(16).hex()
+    made = f"{raw[:8]}-{raw[8:12]}-4{raw[13:16]}-a{raw[17:20]}-{raw[20:]}"
+    turn = Turn(new or (not fork and old) or made, options.get("--model", "simulated"))
+    asked = remember(turn, old, prompt)
+    tools: list[object] = [*filter(None, options.get("--allowedTools", "").split(","))]
+    turn.line("system", subtype="init", cwd=os.getcwd(), tools=tools, model=turn.model)
+    orders = [row for row in prompt.split("\n") if row.startswith("!")]
+    for row in orders:
+        name, _, rest = row[1:].rstrip("\r").partition(" ")
+        try:
+            DIRECTIVES[name](turn, rest)
+        except (LookupError, ValueError) as problem:
+            fail(f"!{name}: {problem!r}", 2)
+    text = "\n".join(row for row in prompt.split("\n") if not row.startswith("!"))
+    if text or not orders:
+        before = f" You asked me before: {' / '.join(asked[-3:])}." if asked else ""
+        turn.say(f"This is q9gent's simulated agent.{before} You said: {text}")
+    turn.finish()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except OSError as problem:
+        fail(str(problem))

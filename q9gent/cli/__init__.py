@@ -20,7 +20,7 @@ EPILOG = "Exit status: 0 stopped on request, 1 failure, 2 bad usage, 3 cannot li
 @click.version_option(__version__, prog_name="q9gent")
 @settings_options
 @click.pass_context
-def cli(context: click.Context, **values: Any) -> None:  # noqa: ANN401 (one type an option)
+def cli(context: click.Context, /, **values: Any) -> None:  # noqa: ANN401 (one type an option)
     """Serve the Claude CLI over HTTP: one process a request, nothing left alive after it."""
     if context.invoked_subcommand is None:
         from q9gent.cli.serve import serve_command  # noqa: PLC0415 (--help needs no server)

@@ -47,9 +47,7 @@ def _unwrap(hint: Any) -> tuple[Any, str]:  # noqa: ANN401 (a type)
     while True:
         if get_origin(hint) is Annotated:
             hint, *metas = get_args(hint)
-            description = next(
-                (meta.description for meta in metas if meta.description), description
-            )
+            description = next((meta.description for meta in metas if meta.description), description)
         elif type(None) in get_args(hint):
             hint = next(part for part in get_args(hint) if part is not type(None))
         else:

@@ -15,8 +15,6 @@ import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from q9gent.log import get_logger
-
 from q9gent.containment.protocol import (
     KILL_TIMEOUT_SECONDS,
     Containment,
@@ -28,6 +26,7 @@ from q9gent.containment.protocol import (
     SpawnError,
     Tree,
 )
+from q9gent.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -32,6 +32,7 @@ Messages are packets. Numbers are decimal text::
 from __future__ import annotations
 
 import _socket
+import collections.abc
 import ctypes
 import gc
 import os
@@ -40,9 +41,6 @@ import select
 import signal
 import sys
 import time
-
-if False:  # for the type checker alone: importing `typing` would cost memory in every supervisor
-    from collections.abc import Container
 
 assert sys.platform == "linux"
 
@@ -100,7 +98,7 @@ def children_by_scan(parent: int) -> list[int]:
     return found
 
 
-def descendants_of(pid: int, spared: Container[int] = ()) -> list[int]:
+def descendants_of(pid: int, spared: collections.abc.Container[int] = ()) -> list[int]:
     """Return all descendants of a process that live, those of ``spared`` children left out."""
     found = []
     ahead = [child for child in children_of(pid) if child not in spared]
@@ -173,9 +171,7 @@ def receive(sock: _socket.socket) -> tuple[bytes | None, list[int]]:
         return b"", []
     fds: list[int] = []
     for _level, _kind, payload in ancillary:
-        fds += [
-            int.from_bytes(payload[at : at + 4], sys.byteorder) for at in range(0, len(payload), 4)
-        ]
+        fds += [int.from_bytes(payload[at : at + 4], sys.byteorder) for at in range(0, len(payload), 4)]
     return data, fds
 
 

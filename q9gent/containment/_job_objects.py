@@ -1,4 +1,4 @@
-"""The system calls behind ``windows``: Job Objects, suspended processes, reading without waiting.
+"""The system calls behind ``windows``: Job Objects, suspended processes, consoles.
 
 What Python's ``_winapi`` offers is used as it is, the rest is called through ctypes. Nothing here
 waits, and nothing knows trio. Failures are ``OSError``, as Windows words them.
@@ -27,10 +27,9 @@ KILLED_EXIT_CODE = 1
 _ABORT_MILLISECONDS = 10_000
 _CREATE_SUSPENDED = 0x4
 _CTRL_BREAK_EVENT = 1
+_TRUE = True
 _FAILED = 0xFFFFFFFF  # of ResumeThread
-_FALSE, _TRUE = 0, 1
 _ERROR_MORE_DATA = 234
-_ERROR_IO_PENDING = 997
 _BASIC_ACCOUNTING, _BASIC_PROCESS_ID_LIST, _EXTENDED_LIMITS = 1, 3, 9  # JOBOBJECTINFOCLASS
 _KILL_ON_JOB_CLOSE = 0x2000  # without any _BREAKAWAY_OK beside it, nothing leaves the job
 
@@ -67,39 +66,29 @@ class _Accounting(ctypes.Structure):
     ]
 
 
-class _Overlapped(ctypes.Structure):
-    _fields_ = [
-        ("internal", ctypes.c_size_t),
-        ("internal_high", ctypes.c_size_t),
-        ("offset", ctypes.c_uint64),
-        ("event", wintypes.HANDLE),
-    ]
-
-
 _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
 
 
-def _declare(name: str, result: Any, *arguments: Any) -> Any:  # noqa: ANN401 - ctypes has no other
+def declare(name: str, result: Any, *arguments: Any) -> Any:  # noqa: ANN401 - ctypes has no other
+    """Return a function of kernel32 with its types."""
     function = getattr(_kernel32, name)
     function.restype, function.argtypes = result, arguments
     return function
 
 
 _H, _D, _B, _P = wintypes.HANDLE, wintypes.DWORD, wintypes.BOOL, wintypes.LPVOID
-_create_job = _declare("CreateJobObjectW", _H, _P, wintypes.LPCWSTR)
-_set_information = _declare("SetInformationJobObject", _B, _H, ctypes.c_int, _P, _D)
-_query_information = _declare("QueryInformationJobObject", _B, _H, ctypes.c_int, _P, _D, _P)
-_assign_process = _declare("AssignProcessToJobObject", _B, _H, _H)
-_terminate_job = _declare("TerminateJobObject", _B, _H, wintypes.UINT)
-_resume_thread = _declare("ResumeThread", _D, _H)
-_get_console_code_page = _declare("GetConsoleCP", wintypes.UINT)
-_generate_console_event = _declare("GenerateConsoleCtrlEvent", _B, _D, _D)
-_create_event = _declare("CreateEventW", _H, _P, _B, _B, wintypes.LPCWSTR)
-_read_file = _declare("ReadFile", _B, _H, _P, _D, _P, _P)
-_get_overlapped_result = _declare("GetOverlappedResult", _B, _H, _P, _P, _B)
+_create_job = declare("CreateJobObjectW", _H, _P, wintypes.LPCWSTR)
+_set_information = declare("SetInformationJobObject", _B, _H, ctypes.c_int, _P, _D)
+_query_information = declare("QueryInformationJobObject", _B, _H, ctypes.c_int, _P, _D, _P)
+_assign_process = declare("AssignProcessToJobObject", _B, _H, _H)
+_terminate_job = declare("TerminateJobObject", _B, _H, wintypes.UINT)
+_resume_thread = declare("ResumeThread", _D, _H)
+_get_console_code_page = declare("GetConsoleCP", wintypes.UINT)
+_generate_console_event = declare("GenerateConsoleCtrlEvent", _B, _D, _D)
 
 
-def _check(succeeded: int) -> None:
+def check(succeeded: int) -> None:
+    """Raise ``OSError`` for the last call unless it succeeded."""
     if not succeeded:
         raise ctypes.WinError(ctypes.get_last_error())
 
@@ -119,19 +108,19 @@ class Job:
 
     def __init__(self) -> None:
         self._handle: int = _create_job(None, None) or 0
-        _check(self._handle)
+        check(self._handle)
         limits = _ExtendedLimits()
         limits.basic.limit_flags = _KILL_ON_JOB_CLOSE
         try:
             size = ctypes.sizeof(limits)
-            _check(_set_information(self._handle, _EXTENDED_LIMITS, ctypes.byref(limits), size))
+            check(_set_information(self._handle, _EXTENDED_LIMITS, ctypes.byref(limits), size))
         except OSError:
             self.close()
             raise
 
     def assign(self, process_handle: int) -> None:
         """Put a process into the job, and with it everything that it will start."""
-        _check(_assign_process(self._handle, process_handle))
+        check(_assign_process(self._handle, process_handle))
 
     def terminate(self) -> bool:
         """Kill every process that is in the job now; false if the system refused."""
@@ -141,7 +130,7 @@ class Job:
         """Return how many processes there were and are."""
         told = _Accounting()
         size = ctypes.sizeof(told)
-        _check(_query_information(self._handle, _BASIC_ACCOUNTING, ctypes.byref(told), size, None))
+        check(_query_information(self._handle, _BASIC_ACCOUNTING, ctypes.byref(told), size, None))
         return Counts(told.total_processes, told.active_processes)
 
     def pids(self, room: int = 64) -> tuple[int, ...]:
@@ -161,12 +150,10 @@ class Job:
 
             told = ProcessIdList()
             size = ctypes.sizeof(told)
-            if _query_information(
-                self._handle, _BASIC_PROCESS_ID_LIST, ctypes.byref(told), size, None
-            ):
+            if _query_information(self._handle, _BASIC_PROCESS_ID_LIST, ctypes.byref(told), size, None):
                 return tuple(sorted(told.pids[: told.listed]))
             if ctypes.get_last_error() != _ERROR_MORE_DATA:
-                _check(0)
+                check(0)
             room = max(room * 2, told.assigned)
 
     def close(self) -> None:
@@ -215,12 +202,10 @@ def spawn(
         OSError: The system refused.
         ValueError: There is a NUL in an argument.
     """
-    process, thread, pid = _create_suspended(
-        argv, environment, [stdin, stdout, stderr], creation_flags
-    )
+    process, thread, pid = _create_suspended(argv, environment, [stdin, stdout, stderr], creation_flags)
     try:
         job.assign(process)
-        _check(_resume_thread(thread) != _FAILED)
+        check(_resume_thread(thread) != _FAILED)
     except BaseException:
         with contextlib.suppress(OSError):  # it can only fail for one that is dead
             _winapi.TerminateProcess(process, KILLED_EXIT_CODE)
@@ -251,7 +236,7 @@ def _create_suspended(
         subprocess.list2cmdline(argv),
         None,
         None,
-        True,  # inherit, of all handles, those listed
+        _TRUE,  # inherit, of all handles, those listed
         creation_flags | _CREATE_SUSPENDED,
         dict(environment),
         None,
@@ -271,42 +256,3 @@ def ask_to_end(pid: int) -> bool:
     ``os.kill`` would not do: where the event cannot be sent, it may kill, or raise SystemError.
     """
     return bool(_generate_console_event(_CTRL_BREAK_EVENT, pid))
-
-
-def read_available(pipe_handle: int, max_bytes: int) -> bytes:
-    """Return what is in an overlapped pipe, ``b""`` if nothing is.
-
-    Nobody else may be reading it, or this waits for them.
-    """
-    while size := min(_peek(pipe_handle), max_bytes):
-        if data := _read(pipe_handle, size):  # an empty write reads as nothing, before what follows
-            return data
-    return b""
-
-
-def _peek(pipe_handle: int) -> int:
-    """Return how many bytes are there."""
-    try:
-        available = _winapi.PeekNamedPipe(pipe_handle, 0)[0]
-    except OSError:  # empty, and no writer is left
-        return 0
-    assert isinstance(available, int)  # not bytes, as none were asked for
-    return available
-
-
-def _read(pipe_handle: int, size: int) -> bytes:
-    """Read what is known to be there."""
-    buffer = ctypes.create_string_buffer(size)
-    event = _create_event(None, _TRUE, _FALSE, None)
-    _check(event)
-    try:
-        # The lowest bit keeps the completion port, which knows nothing of this read, out of it.
-        overlapped = _Overlapped(event=event | 1)
-        received = wintypes.DWORD()
-        started = _read_file(pipe_handle, buffer, size, None, ctypes.byref(overlapped))
-        _check(started or ctypes.get_last_error() == _ERROR_IO_PENDING)
-        told = ctypes.byref(overlapped), ctypes.byref(received)
-        _check(_get_overlapped_result(pipe_handle, *told, _TRUE))
-    finally:
-        _winapi.CloseHandle(event)
-    return buffer.raw[: received.value]

@@ -18,9 +18,7 @@ if sys.platform != "win32":
 def agent_environment() -> dict[str, str]:
     """Return the environment for a run: the server's, less ``Q9GENT_*``."""
     return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.upper().startswith(ENVIRONMENT_PREFIX)
+        name: value for name, value in os.environ.items() if not name.upper().startswith(ENVIRONMENT_PREFIX)
     }
 
 

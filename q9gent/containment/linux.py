@@ -7,16 +7,18 @@ runs an event loop; starting a run is a message.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux"
+
 import math
 import os
 import signal
 import socket
 import subprocess
-import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from q9gent.log import get_logger
 import trio
 
 from q9gent.containment import _fork_server
@@ -31,11 +33,11 @@ from q9gent.containment.protocol import (
     Launch,
     SpawnError,
 )
+from q9gent.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-assert sys.platform == "linux"
 
 logger = get_logger("q9gent.containment")
 

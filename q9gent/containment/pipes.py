@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform != "win32"
+
 import fcntl
 import os
-import sys
 import tempfile
 
 import trio
-
-assert sys.platform != "win32"
 
 STDERR_PIPE_BYTES = 4096
 """The smallest pipe: stderr is a few lines, and every page of a pipe counts against the user's budget."""

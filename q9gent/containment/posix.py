@@ -13,12 +13,15 @@ too (``--containment posix``), so that it is tested everywhere.
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform != "win32"
+
 import contextlib
 import os
 import secrets
 import signal
 import subprocess
-import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -38,7 +41,6 @@ from q9gent.containment.protocol import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-assert sys.platform != "win32"
 
 MARK = "Q9_RUN_MARK"
 """The environment variable by which reparented descendants are known. It is all that is added to what a

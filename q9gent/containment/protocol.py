@@ -5,9 +5,9 @@ The run (``q9gent.run``) knows only these names. A strategy is one module beside
 
 The life of a tree is one ``async with``::
 
-    async with containment.open_tree(launch) as tree:   # the process runs
-        status = await tree.wait_exited()               # or cancelled, or anything raised
-    tree.death                                          # what the end took, and whether any survived
+    async with containment.open_tree(launch, grace_seconds=2) as tree:   # the process runs
+        status = await tree.wait_exited()                                # or cancelled, or raised
+        death = await tree.end(grace_seconds=2)                          # what its end took
 
 Leaving the block ends the tree, whatever the reason for leaving: the block is the ownership, and
 there is no other way to get a process.
@@ -107,11 +107,20 @@ class ByteSource(Protocol):
 class Tree(Protocol):
     """A running process and everything it starts."""
 
-    pid: int
-    stdout: ByteSource
-    stderr: ByteSource
-    death: Death | None
-    """``None`` until the tree has ended."""
+    @property
+    def pid(self) -> int:
+        """The leader's."""
+        ...
+
+    @property
+    def stdout(self) -> ByteSource:
+        """What the tree prints."""
+        ...
+
+    @property
+    def stderr(self) -> ByteSource:
+        """What the tree complains of."""
+        ...
 
     async def wait_exited(self) -> ExitStatus:
         """Wait until the leader has exited; its descendants may still live. Cancellation: safe."""
@@ -140,13 +149,17 @@ class Tree(Protocol):
 class Containment(Protocol):
     """A strategy, open: made by ``q9gent.containment.open_containment``."""
 
-    name: str
-    guarantee: str
-    """What it can promise, in a sentence, for the log and ``doctor``."""
+    @property
+    def name(self) -> str:
+        """Its name, as ``--containment`` takes it."""
+        ...
 
-    def open_tree(
-        self, launch: Launch, *, grace_seconds: float
-    ) -> AbstractAsyncContextManager[Tree]:
+    @property
+    def guarantee(self) -> str:
+        """What it can promise, in a sentence, for the log."""
+        ...
+
+    def open_tree(self, launch: Launch, *, grace_seconds: float) -> AbstractAsyncContextManager[Tree]:
         """Start a process tree, to be ended when the block is left.
 
         Args:

@@ -20,7 +20,6 @@ import errno
 import os
 import subprocess
 import sys
-from asyncio import windows_utils
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,6 +28,7 @@ import structlog
 import trio
 
 from q9gent.containment import _job_objects
+from q9gent.containment._overlapped_pipes import Feeder, open_output, open_stdin
 from q9gent.containment.environment import agent_environment
 from q9gent.containment.protocol import (
     KILL_TIMEOUT_SECONDS,
@@ -42,12 +42,11 @@ from q9gent.containment.protocol import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from q9gent.containment.protocol import ByteSource
+
 assert sys.platform == "win32"
 
 logger = structlog.get_logger("q9gent.containment")
-
-PIPE_BYTES = 64 * 1024
-"""What a pipe holds before its writer waits: what the pumps read at once."""
 
 COMMAND_LINE_CHARACTERS = 32_767
 """What CreateProcess takes, with the closing NUL, in UTF-16 units."""
@@ -56,77 +55,10 @@ FIRST_PAUSE_SECONDS = 0.001
 LONGEST_PAUSE_SECONDS = 0.05
 """Between two looks at a job that was just killed, doubling: nearly all are dead at once."""
 
-SHARE_READ_AND_WRITE = 3
 BATCH_SUFFIXES = (".bat", ".cmd")
 
 NO_MEMORY = {1450: "insufficient system resources", 1455: "the paging file is too small"}
 """Windows errors that mean ENOMEM but that Python does not know as such."""
-
-
-class PipeSource:
-    """The reading end of an overlapped pipe."""
-
-    def __init__(self, handle: int) -> None:
-        trio.lowlevel.register_with_iocp(handle)
-        self._handle = handle
-        self._read = b""
-
-    async def receive(self, max_bytes: int) -> bytes:
-        """See ``ByteSource.receive``."""
-        while not self._read:
-            if not self._handle:
-                raise trio.ClosedResourceError
-            buffer = bytearray(max_bytes)
-            try:
-                size = await trio.lowlevel.readinto_overlapped(self._handle, buffer)
-            except BrokenPipeError:  # how Windows says end of file
-                await trio.lowlevel.checkpoint()
-                return b""
-            self._read = bytes(memoryview(buffer)[:size])
-        # Also a read that was to be cancelled may have come through: then it is kept for the next.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        return self._take(max_bytes)
-
-    def receive_nowait(self, max_bytes: int) -> bytes:
-        """See ``ByteSource.receive_nowait``. Never while ``receive`` waits."""
-        if not self._read and self._handle:
-            self._read = _job_objects.read_available(self._handle, max_bytes)
-        return self._take(max_bytes)
-
-    def _take(self, max_bytes: int) -> bytes:
-        data, self._read = self._read[:max_bytes], self._read[max_bytes:]
-        return data
-
-    def close(self) -> None:
-        """Close it."""
-        if self._handle:
-            _winapi.CloseHandle(self._handle)
-            self._handle = 0
-
-
-class _Feeder:
-    """Writes to the writing end of an overlapped pipe, and closes it."""
-
-    def __init__(self, handle: int, content: bytes) -> None:
-        trio.lowlevel.register_with_iocp(handle)
-        self._handle = handle
-        self._content = content
-
-    async def run(self) -> None:
-        """Write all of it, or as much as is wanted. Cancellation: safe."""
-        try:
-            if self._content:
-                await trio.lowlevel.write_overlapped(self._handle, self._content)
-        except OSError:
-            pass  # the reader closed its end, which is its right
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Close it."""
-        if self._handle:
-            _winapi.CloseHandle(self._handle)
-            self._handle = 0
 
 
 class WindowsTree:
@@ -138,9 +70,9 @@ class WindowsTree:
         process: int,
         pid: int,
         *,
-        stdout: PipeSource,
-        stderr: PipeSource,
-        feeder: _Feeder | None,
+        stdout: ByteSource,
+        stderr: ByteSource,
+        feeder: Feeder | None,
         can_ask: bool,
     ) -> None:
         self._job = job
@@ -153,8 +85,8 @@ class WindowsTree:
         self._status: ExitStatus | None = None
         self._ended = trio.Event()
         self.pid = pid
-        self.stdout = stdout
-        self.stderr = stderr
+        self.stdout: ByteSource = stdout
+        self.stderr: ByteSource = stderr
         self.death: Death | None = None
 
     async def keep(self) -> None:
@@ -246,9 +178,7 @@ class WindowsContainment:
         self._has_console = _job_objects.has_console()
 
     @asynccontextmanager
-    async def open_tree(
-        self, launch: Launch, *, grace_seconds: float
-    ) -> AsyncIterator[WindowsTree]:
+    async def open_tree(self, launch: Launch, *, grace_seconds: float) -> AsyncIterator[WindowsTree]:
         """See ``Containment.open_tree``."""
         with ExitStack() as resources:
             tree = await self._start(launch, resources)
@@ -269,9 +199,9 @@ class WindowsContainment:
             with ExitStack() as theirs:
                 job = _job_objects.Job()
                 resources.callback(job.close)
-                stdin, feeder = _open_stdin(launch.stdin, resources, theirs)
-                source, stdout = _open_output(resources, theirs)
-                error_source, stderr = _open_output(resources, theirs)
+                stdin, feeder = open_stdin(launch.stdin, resources, theirs)
+                source, stdout = open_output(resources, theirs)
+                error_source, stderr = open_output(resources, theirs)
                 # Not abandoned when cancelled: it takes milliseconds, and what it returns is ours.
                 process, pid = await trio.to_thread.run_sync(
                     partial(
@@ -330,38 +260,6 @@ def _spawn_error(error: OSError) -> SpawnError:
     return SpawnError(os.strerror(number), number)
 
 
-def _open_output(resources: ExitStack, theirs: ExitStack) -> tuple[PipeSource, int]:
-    """Return a pipe's reading end, and the handle of its writing end."""
-    reader, writer = windows_utils.pipe(overlapped=(True, False), bufsize=PIPE_BYTES)
-    theirs.callback(_winapi.CloseHandle, writer)
-    source = PipeSource(reader)
-    resources.callback(source.close)
-    return source, writer
-
-
-def _open_stdin(
-    content: bytes | None, resources: ExitStack, theirs: ExitStack
-) -> tuple[int, _Feeder | None]:
-    """Return the handle to read from, and who feeds it."""
-    if content is None:
-        reader = _winapi.CreateFile(
-            "NUL",
-            _winapi.GENERIC_READ,
-            SHARE_READ_AND_WRITE,
-            _winapi.NULL,
-            _winapi.OPEN_EXISTING,
-            0,
-            _winapi.NULL,
-        )
-        theirs.callback(_winapi.CloseHandle, reader)
-        return reader, None
-    reader, writer = windows_utils.pipe(overlapped=(False, True), bufsize=PIPE_BYTES)
-    theirs.callback(_winapi.CloseHandle, reader)
-    feeder = _Feeder(writer, content)
-    resources.callback(feeder.close)
-    return reader, feeder
-
-
 @asynccontextmanager
 async def open_windows() -> AsyncIterator[WindowsContainment]:
     """Open the strategy, and put the server itself into a job, for good."""
@@ -369,8 +267,8 @@ async def open_windows() -> AsyncIterator[WindowsContainment]:
         _job_objects.confine_this_process()
     except OSError as error:
         logger.warning(
-            "the server cannot be put into a job of its own: a process that it was just starting when"
-            " it crashed would stay, suspended",
+            "the server cannot be put into a job of its own: a process that it was just starting"
+            " when it crashed would stay, suspended",
             reason=str(error),
         )
     async with trio.open_nursery() as nursery:

@@ -78,9 +78,7 @@ class Connection(TCPServer):
         self._transport = SocketStream(stream, stall_seconds)
         self._tls: trio.SSLStream[SocketStream] | None = None
         if ssl_context is not None:
-            self._tls = trio.SSLStream(
-                self._transport, ssl_context, server_side=True, https_compatible=True
-            )
+            self._tls = trio.SSLStream(self._transport, ssl_context, server_side=True, https_compatible=True)
         super().__init__(app, config, context, ConnectionState({}), self._tls or self._transport)  # type: ignore[arg-type]
         self._reading: trio.CancelScope | None = None
         self._finished = False

@@ -51,29 +51,30 @@ class Exchange(TrioASGIHTTPConnection):
     """The ASGI call of one request."""
 
     app: Q9gentApp
+    _run: Run | None = None
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Answer one request.
 
         Cancellation: ends what the request started; shielded and bounded (see ``Run.execute``).
         """
-        self._run: Run | None = None
         self._received = trio.Event()  # the whole body
         self._answered = False
-        self._started = False
-        self.scope[EXCHANGE_KEY] = self  # type: ignore[typeddict-unknown-key]
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            try:
-                self.scope["path"] = guards.path_of_target(self.scope["path"])
-                request = self._create_request_from_scope(send)
-            except Q9gentError as error:
-                await self._send(send, problem_response(error))
-                return
-            nursery.start_soon(self._listen, request, receive)
-            nursery.start_soon(self._answer, request, send)
-        if self._run is not None:
-            self._run.outbox.close()
+        self.scope[EXCHANGE_KEY] = self  # type: ignore[literal-required]
+        try:
+            self.scope["path"] = guards.path_of_target(self.scope["path"])
+            request = self._create_request_from_scope(send)
+        except Q9gentError as error:
+            await self._send(send, problem_response(error))
+            return
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._listen, request, receive)
+                nursery.start_soon(self._answer, request, send)
+        finally:
+            if self._run is not None:
+                self._run.outbox.close()
 
     async def start_run(self, order: Order) -> RunResponse:
         """Start a run that this exchange owns, and return the answer that streams it.
@@ -144,15 +145,12 @@ class Exchange(TrioASGIHTTPConnection):
         except Exception:
             logger.exception("request failed")
             response = unexpected_response()
-        response.headers.update(
-            guards.cors_headers(origin, settings.cors_origin, preflight=preflight)
-        )
+        response.headers.update(guards.cors_headers(origin, settings.cors_origin, preflight=preflight))
         return response
 
     async def _send(self, send: ASGISendCallable, response: Response) -> None:
         headers = [
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
-            for name, value in response.headers
+            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers
         ]
         await self._send_start(send, response.status_code, headers)
 
@@ -181,9 +179,7 @@ class Exchange(TrioASGIHTTPConnection):
     async def _send_start(
         self, send: ASGISendCallable, status: int, headers: list[tuple[bytes, bytes]]
     ) -> None:
-        await send(
-            cast("Any", {"type": "http.response.start", "status": status, "headers": headers})
-        )
+        await send(cast("Any", {"type": "http.response.start", "status": status, "headers": headers}))
 
     async def _send_last(self, send: ASGISendCallable, body: bytes) -> None:
         self._answered = True

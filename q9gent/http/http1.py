@@ -31,7 +31,8 @@ ERROR_TEXTS = {
     501: "The transfer encoding is not supported",
 }
 
-BUSY_STATES = (h11.DONE, h11.MUST_CLOSE, h11.MIGHT_SWITCH_PROTOCOL, h11.CLOSED)
+SENDING_STATES = (h11.IDLE, h11.SEND_BODY)
+"""A client in another state has sent its request, and what comes is not part of it."""
 
 
 class Http1(H11Protocol):
@@ -50,7 +51,7 @@ class Http1(H11Protocol):
             await super().handle(event)
             return
         self.connection.receive_data(event.data)
-        if self.stream is not None and self.connection.their_state in BUSY_STATES:
+        if self.stream is not None and self.connection.their_state not in SENDING_STATES:
             if len(self.connection.trailing_data[0]) > READ_AHEAD_BYTES:
                 await self.send(Closed())
             return
@@ -69,9 +70,7 @@ class Http1(H11Protocol):
         while True:
             if self.connection.they_are_waiting_for_100_continue:
                 await self._send_h11_event(
-                    h11.InformationalResponse(
-                        status_code=100, headers=self.config.response_headers("h11")
-                    )
+                    h11.InformationalResponse(status_code=100, headers=self.config.response_headers("h11"))
                 )
             try:
                 event = self.connection.next_event()

@@ -19,9 +19,7 @@ INTERNAL_ERROR = "Internal server error"
 
 def json_response(content: object, status: int = 200) -> TrioResponse:
     """Return an answer of JSON."""
-    return TrioResponse(
-        msgspec.json.encode(content), status=status, content_type="application/json"
-    )
+    return TrioResponse(msgspec.json.encode(content), status=status, content_type="application/json")
 
 
 def problem_response(error: Q9gentError) -> TrioResponse:

@@ -103,8 +103,7 @@ async def _read(kind: type[_RequestT]) -> _RequestT:
 
 async def _stream(order: Order) -> Response:
     exchange = cast("Exchange", request.scope[EXCHANGE_KEY])  # type: ignore[literal-required]
-    response = await exchange.start_run(order)
-    return response
+    return await exchange.start_run(order)
 
 
 async def _load(session_id: str) -> Session:

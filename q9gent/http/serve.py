@@ -122,7 +122,7 @@ class Server:
         self._app = app
         self._config = config
         self._sockets = sockets
-        self._wrapped = ASGIWrapper(app)  # type: ignore[arg-type]
+        self._wrapped = ASGIWrapper(app)
         self._context = WorkerContext(None)
         self._connections: set[Connection] = set()
         self._places = trio.Semaphore(app.settings.max_connections)
@@ -135,9 +135,7 @@ class Server:
             self._hurry.set()
         self._stop.set()
 
-    async def serve(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until ``stop`` is called.
 
         Raises:

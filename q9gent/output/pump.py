@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from q9gent.log import get_logger
 import trio
 
+from q9gent.log import get_logger
 from q9gent.wire.events import encode_output
 from q9gent.wire.lines import LineFramer, LineTooLong
 

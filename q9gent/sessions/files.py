@@ -108,9 +108,7 @@ class FileSessionStore:
         try:
             return await trio.to_thread.run_sync(work, limiter=disk_limiter())
         except OSError as error:
-            raise SessionStoreFailed(
-                f"{error.strerror or error} ({os.path.abspath(self._folder)})"
-            ) from error
+            raise SessionStoreFailed(f"{error.strerror or error} ({self._folder})") from error
 
     def _path(self, session_id: str) -> str:
         if not UUID_PATTERN.match(session_id):  # never a path of the caller's making

@@ -47,9 +47,7 @@ class Completed(
     killed: int
 
 
-class Failed(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="error"
-):
+class Failed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="error"):
     """The last event: anything else happened, and the tree is dead unless ``survivors`` says not."""
 
     error: str

@@ -80,10 +80,10 @@ def _check_text(request: MessageRequest) -> None:
         raise InvalidRequest("Expected a prompt that is not empty - at `$.prompt`")
     for index, tool in enumerate(request.tools_allowed or ()):
         _check_tool(tool, f"$.tools_allowed[{index}]")
-    if isinstance(request, SpawnRequest) and request.resume_id is not None:
-        # The CLI would also take the path of a transcript: a file of the caller's choice.
-        if not UUID_PATTERN.match(request.resume_id):
-            raise InvalidRequest("Expected a lower-case UUID - at `$.resume_id`")
+    resume_id = request.resume_id if isinstance(request, SpawnRequest) else None
+    # The CLI would also take the path of a transcript: a file of the caller's choice.
+    if resume_id is not None and not UUID_PATTERN.match(resume_id):
+        raise InvalidRequest("Expected a lower-case UUID - at `$.resume_id`")
 
 
 def _refuse_nul(text: str, path: str) -> None:
@@ -105,6 +105,5 @@ def _check_tool(tool: str, path: str) -> None:
         if tool and depth == 0:
             return
     raise InvalidRequest(
-        "Expected one tool: not empty, no comma or white space outside balanced parentheses"
-        f" - at `{path}`"
+        f"Expected one tool: not empty, no comma or white space outside balanced parentheses - at `{path}`"
     )
