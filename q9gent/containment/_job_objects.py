@@ -27,9 +27,10 @@ KILLED_EXIT_CODE = 1
 _ABORT_MILLISECONDS = 10_000
 _CREATE_SUSPENDED = 0x4
 _CTRL_BREAK_EVENT = 1
-_TRUE = True
 _FAILED = 0xFFFFFFFF  # of ResumeThread
 _ERROR_MORE_DATA = 234
+_LONGEST_PATH = 32_768
+_PROCESS_QUERY_LIMITED_INFORMATION = 0x1000
 _BASIC_ACCOUNTING, _BASIC_PROCESS_ID_LIST, _EXTENDED_LIMITS = 1, 3, 9  # JOBOBJECTINFOCLASS
 _KILL_ON_JOB_CLOSE = 0x2000  # without any _BREAKAWAY_OK beside it, nothing leaves the job
 
@@ -83,6 +84,8 @@ _query_information = declare("QueryInformationJobObject", _B, _H, ctypes.c_int, 
 _assign_process = declare("AssignProcessToJobObject", _B, _H, _H)
 _terminate_job = declare("TerminateJobObject", _B, _H, wintypes.UINT)
 _resume_thread = declare("ResumeThread", _D, _H)
+_query_image_name = declare("QueryFullProcessImageNameW", _B, _H, _D, wintypes.LPWSTR, _P)
+_get_system_directory = declare("GetSystemDirectoryW", wintypes.UINT, wintypes.LPWSTR, wintypes.UINT)
 _get_console_code_page = declare("GetConsoleCP", wintypes.UINT)
 _generate_console_event = declare("GenerateConsoleCtrlEvent", _B, _D, _D)
 
@@ -156,11 +159,37 @@ class Job:
                 check(0)
             room = max(room * 2, told.assigned)
 
+    def members(self) -> tuple[int, ...]:
+        """Return the pids of those that live and were started by somebody inside.
+
+        Windows adds a host for a hidden console, which goes by itself a moment after its last client.
+        """
+        return tuple(pid for pid in self.pids() if not _is_console_host(pid))
+
     def close(self) -> None:
         """Close the handle, which kills what still lives."""
         if self._handle:
             _winapi.CloseHandle(self._handle)
             self._handle = 0
+
+
+def _is_console_host(pid: int) -> bool:
+    try:
+        process = _winapi.OpenProcess(_PROCESS_QUERY_LIMITED_INFORMATION, False, pid)
+    except OSError:
+        return False
+    name = ctypes.create_unicode_buffer(_LONGEST_PATH)
+    length = wintypes.DWORD(_LONGEST_PATH)
+    found = _query_image_name(process, 0, name, ctypes.byref(length))
+    _winapi.CloseHandle(process)
+    return bool(found) and name.value.lower() == _console_host_path()
+
+
+@functools.cache
+def _console_host_path() -> str:
+    folder = ctypes.create_unicode_buffer(_LONGEST_PATH)
+    check(_get_system_directory(folder, _LONGEST_PATH))
+    return os.path.join(folder.value, "conhost.exe").lower()
 
 
 @functools.cache
@@ -222,7 +251,7 @@ def _create_suspended(
 ) -> tuple[int, int, int]:
     """Return the handles of a new process and of its only thread, and its pid."""
     for handle in handles:
-        os.set_handle_inheritable(handle, True)  # noqa: FBT003
+        os.set_handle_inheritable(handle, True)
     stdin, stdout, stderr = handles
     startup = subprocess.STARTUPINFO(
         dwFlags=_winapi.STARTF_USESTDHANDLES,
@@ -236,7 +265,7 @@ def _create_suspended(
         subprocess.list2cmdline(argv),
         None,
         None,
-        _TRUE,  # inherit, of all handles, those listed
+        True,  # inherit, of all handles, those listed
         creation_flags | _CREATE_SUSPENDED,
         dict(environment),
         None,

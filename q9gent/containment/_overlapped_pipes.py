@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from q9gent.containment._job_objects import check, declare
+from q9gent.containment import _job_objects
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -23,7 +23,6 @@ PIPE_BYTES = 64 * 1024
 
 _SHARE_READ_AND_WRITE = 3
 _ERROR_IO_PENDING = 997
-_FALSE, _TRUE = 0, 1
 
 
 class PipeSource:
@@ -132,9 +131,9 @@ class _Overlapped(ctypes.Structure):
 
 
 _H, _D, _B, _P = wintypes.HANDLE, wintypes.DWORD, wintypes.BOOL, wintypes.LPVOID
-_create_event = declare("CreateEventW", _H, _P, _B, _B, wintypes.LPCWSTR)
-_read_file = declare("ReadFile", _B, _H, _P, _D, _P, _P)
-_get_overlapped_result = declare("GetOverlappedResult", _B, _H, _P, _P, _B)
+_create_event = _job_objects.declare("CreateEventW", _H, _P, _B, _B, wintypes.LPCWSTR)
+_read_file = _job_objects.declare("ReadFile", _B, _H, _P, _D, _P, _P)
+_get_overlapped_result = _job_objects.declare("GetOverlappedResult", _B, _H, _P, _P, _B)
 
 
 def _read_available(pipe_handle: int, max_bytes: int) -> bytes:
@@ -161,16 +160,16 @@ def _peek(pipe_handle: int) -> int:
 def _read(pipe_handle: int, size: int) -> bytes:
     """Read what is known to be there."""
     buffer = ctypes.create_string_buffer(size)
-    event = _create_event(None, _TRUE, _FALSE, None)
-    check(event)
+    event = _create_event(None, True, False, None)
+    _job_objects.check(event)
     try:
         # The lowest bit keeps the completion port, which knows nothing of this read, out of it.
         overlapped = _Overlapped(event=event | 1)
         received = wintypes.DWORD()
         started = _read_file(pipe_handle, buffer, size, None, ctypes.byref(overlapped))
-        check(started or ctypes.get_last_error() == _ERROR_IO_PENDING)
+        _job_objects.check(started or ctypes.get_last_error() == _ERROR_IO_PENDING)
         told = ctypes.byref(overlapped), ctypes.byref(received)
-        check(_get_overlapped_result(pipe_handle, *told, _TRUE))
+        _job_objects.check(_get_overlapped_result(pipe_handle, *told, True))
     finally:
         _winapi.CloseHandle(event)
     return buffer.raw[: received.value]

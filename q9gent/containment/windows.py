@@ -9,8 +9,7 @@ which covers the moment between creating a process and putting it into its own.
 What is outside: processes that other daemons start on request (services, the Task Scheduler, WMI).
 
 Asking before killing takes a console that server and run share. Without one (a service, a hidden
-window) nobody can be asked, so there is no grace: the tree is killed at once. A hidden console's
-host (``conhost``) may count as one of the processes killed.
+window) nobody can be asked, so there is no grace: the tree is killed at once.
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from q9gent.containment import _job_objects
-from q9gent.containment._overlapped_pipes import Feeder, open_output, open_stdin
+from q9gent.containment import _job_objects, _overlapped_pipes
 from q9gent.containment.environment import agent_environment
 from q9gent.containment.protocol import (
     KILL_TIMEOUT_SECONDS,
@@ -57,8 +55,8 @@ LONGEST_PAUSE_SECONDS = 0.05
 
 BATCH_SUFFIXES = (".bat", ".cmd")
 
-NO_MEMORY = {1450: "insufficient system resources", 1455: "the paging file is too small"}
-"""Windows errors that mean ENOMEM but that Python does not know as such."""
+NO_MEMORY = {1450, 1455}
+"""Windows errors (no system resources, paging file too small) that Python does not take for ENOMEM."""
 
 
 class WindowsTree:
@@ -72,7 +70,7 @@ class WindowsTree:
         *,
         stdout: ByteSource,
         stderr: ByteSource,
-        feeder: Feeder | None,
+        feeder: _overlapped_pipes.Feeder | None,
         can_ask: bool,
     ) -> None:
         self._job = job
@@ -119,6 +117,8 @@ class WindowsTree:
     async def _kill(self) -> Death:
         """Kill what is in the job until nothing is."""
         before = after = self._job.counts()
+        found = self._job.members() if before.active else ()
+        survivors: tuple[int, ...] = ()
         pause_seconds = 0.0
         with trio.move_on_after(KILL_TIMEOUT_SECONDS):
             while after.active:
@@ -128,9 +128,11 @@ class WindowsTree:
                 after = self._job.counts()
             if self._status is None:
                 await self._wait_leader()
+        if after.active:
+            survivors = self._job.pids()
         started_meanwhile = after.total - before.total
-        killed = before.active + started_meanwhile - after.active
-        return Death(killed=killed, survivors=self._job.pids() if after.active else ())
+        killed = len(set(found).difference(survivors)) + started_meanwhile
+        return Death(killed=killed, survivors=survivors)
 
     async def wait_exited(self) -> ExitStatus:
         """See ``Tree.wait_exited``.
@@ -161,7 +163,7 @@ class WindowsTree:
 
     def count_processes(self) -> int:
         """See ``Tree.count_processes``."""
-        return 0 if self.death is not None else self._job.counts().active
+        return 0 if self.death is not None else len(self._job.members())
 
 
 class WindowsContainment:
@@ -199,9 +201,9 @@ class WindowsContainment:
             with ExitStack() as theirs:
                 job = _job_objects.Job()
                 resources.callback(job.close)
-                stdin, feeder = open_stdin(launch.stdin, resources, theirs)
-                source, stdout = open_output(resources, theirs)
-                error_source, stderr = open_output(resources, theirs)
+                stdin, feeder = _overlapped_pipes.open_stdin(launch.stdin, resources, theirs)
+                source, stdout = _overlapped_pipes.open_output(resources, theirs)
+                error_source, stderr = _overlapped_pipes.open_output(resources, theirs)
                 # Not abandoned when cancelled: it takes milliseconds, and what it returns is ours.
                 process, pid = await trio.to_thread.run_sync(
                     partial(
@@ -256,7 +258,7 @@ def _spawn_error(error: OSError) -> SpawnError:
     """Say it in the words of errno, as on other systems; in Windows's own where there is none."""
     number = errno.ENOMEM if error.winerror in NO_MEMORY else error.errno
     if number in (None, errno.EINVAL):  # what Python makes of an error that it does not know
-        return SpawnError(error.strerror or str(error), error.errno)
+        return SpawnError(error.strerror or str(error))
     return SpawnError(os.strerror(number), number)
 
 
