@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from live_server import LiveServer
+from server_process import LiveServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
