@@ -140,9 +140,7 @@ def _texts(content: object) -> list[str]:
     if not isinstance(content, list):
         return []
     return [
-        str(block["text"])
-        for block in content
-        if isinstance(block, dict) and block.get("type") == "text"
+        str(block["text"]) for block in content if isinstance(block, dict) and block.get("type") == "text"
     ]
 
 

@@ -53,9 +53,7 @@ def api() -> Iterator[MessagesApi]:
 
 
 @pytest.fixture
-def server(
-    claude: str, api: MessagesApi, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LiveServer]:
+def server(claude: str, api: MessagesApi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A started server: afterwards it ends with status 0, and nothing it started is alive."""
     live = LiveServer(claude=claude, api_url=api.url, folder=str(tmp_path_factory.mktemp("server")))
     yield live

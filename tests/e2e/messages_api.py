@@ -97,9 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.api.calls.append(call)
             self._reply(call)
         else:
-            self._json(
-                404, {"type": "error", "error": {"type": "not_found_error", "message": path}}
-            )
+            self._json(404, {"type": "error", "error": {"type": "not_found_error", "message": path}})
 
     def _note(self) -> None:
         self.server.api.requests.append((self.command, self.path))
@@ -163,9 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
             for number, piece in enumerate(_pieces(reply)):
                 if number and reply.interval_seconds:
                     time.sleep(reply.interval_seconds)
-                self._event(
-                    "content_block_delta", index=0, delta={"type": "text_delta", "text": piece}
-                )
+                self._event("content_block_delta", index=0, delta={"type": "text_delta", "text": piece})
         else:
             self._event("content_block_start", index=0, content_block={**whole, "input": {}})
             self._event(

@@ -50,6 +50,11 @@ def whole(chunks: Iterable[bytes]) -> list[Event]:
     return found
 
 
+def completed(last: Event) -> None:
+    """Prove that this event tells of a process that exited with status 0."""
+    assert last["type"] == "completed", last
+
+
 def messages(found: Iterable[Event]) -> list[Any]:
     """What the CLI printed, decoded: each `output` is one JSON line of it."""
     return [json.loads(event["data"]) for event in found if event["type"] == "output"]

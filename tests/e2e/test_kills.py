@@ -20,6 +20,7 @@ import pytest
 from api_script import Call, Reply, Text, ToolUse, tool_then_text
 from live_server import GONE_SECONDS, LiveServer
 from process_scan import Found, descendants, still_alive, wait_for, with_token
+from sse_events import completed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,9 +143,7 @@ def assert_no_zombie(server: LiveServer) -> None:
     assert not zombies, shown(zombies)
 
 
-def test_terminate_answers_when_all_are_dead(
-    server: LiveServer, trees: Callable[..., Tree]
-) -> None:
+def test_terminate_answers_when_all_are_dead(server: LiveServer, trees: Callable[..., Tree]) -> None:
     """There is no waiting after the 200; the stream ends with `terminated`; the session is free."""
     tree = trees()
     with server.started(tree.prompt, **ALLOW) as (session, stream):
@@ -198,14 +197,12 @@ def test_client_that_goes_away_at_once(server: LiveServer, trees: Callable[..., 
     for tree in planted:
         assert_gone(server, tree, [], GONE_SECONDS)
     probe = trees(front="echo done")
-    assert server.spawn(probe.prompt, **ALLOW)[-1] == {"type": "completed"}
+    completed(server.spawn(probe.prompt, **ALLOW)[-1])
     assert [str(one) for tree in planted for one in tree.alive()] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_shutdown_ends_every_run(
-    server: LiveServer, trees: Callable[..., Tree], number: int
-) -> None:
+def test_shutdown_ends_every_run(server: LiveServer, trees: Callable[..., Tree], number: int) -> None:
     """Each stream is told `shutdown`; when the server has exited, with 0, all are dead."""
     planted = [trees() for _ in range(3)]
     with ExitStack() as stack:
@@ -220,9 +217,7 @@ def test_shutdown_ends_every_run(
         assert_gone(server, tree, [], 0)
 
 
-def test_killed_server_takes_every_run_along(
-    server: LiveServer, trees: Callable[..., Tree]
-) -> None:
+def test_killed_server_takes_every_run_along(server: LiveServer, trees: Callable[..., Tree]) -> None:
     """SIGKILL leaves the server no chance to clean up; its runs die all the same, in 5 seconds."""
     planted = [trees() for _ in range(3)]
     with ExitStack() as stack:
@@ -246,7 +241,7 @@ def test_exit_that_leaves_children_behind(server: LiveServer, trees: Callable[..
     found = server.spawn(tree.prompt, **ALLOW)
     assert_gone(server, tree, [], 0)
     assert_no_zombie(server)
-    assert found[-1] == {"type": "completed"}
+    completed(found[-1])
 
 
 def test_exit_with_stdout_held_open(server: LiveServer, trees: Callable[..., Tree]) -> None:
@@ -254,7 +249,7 @@ def test_exit_with_stdout_held_open(server: LiveServer, trees: Callable[..., Tre
     tree = trees(front="setsid -f TAIL; echo started")
     found = server.spawn(tree.prompt, **ALLOW)
     assert_gone(server, tree, [], 0)
-    assert found[-1] == {"type": "completed"}
+    completed(found[-1])
 
 
 def test_crash_of_the_cli(server: LiveServer, trees: Callable[..., Tree]) -> None:

@@ -45,9 +45,7 @@ def test_a_plain_answer_counts_the_user_turns(client: httpx.Client) -> None:
     assert reply["stop_reason"] == "end_turn"
 
 
-def test_a_streamed_answer_has_the_events_of_the_api(
-    api: MessagesApi, client: httpx.Client
-) -> None:
+def test_a_streamed_answer_has_the_events_of_the_api(api: MessagesApi, client: httpx.Client) -> None:
     """The events come in the API's order, and the pieces make the text."""
     api.script = lambda _call: Text("abcdefg", pieces=3)
     found = streamed(ask(client, "x", stream=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sse_events import session_of
+from sse_events import completed, session_of
 
 if TYPE_CHECKING:
     from live_server import LiveServer
@@ -39,11 +39,11 @@ PROMPTS = {
 def test_prompt_arrives_unchanged(server: LiveServer, api: MessagesApi, prompt: str) -> None:
     """On /spawn, and on /message, where `--resume` stands beside it."""
     first = server.spawn(prompt, create_session=True)
-    assert first[-1] == {"type": "completed"}
+    completed(first[-1])
     assert api.turns[-1].prompts == [prompt]
 
     second = server.message(session_of(first), prompt, tools_allowed=["Read", "Bash(ls:*)"])
-    assert second[-1] == {"type": "completed"}
+    completed(second[-1])
     assert api.turns[-1].prompts == [prompt, prompt]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from api_script import Failure, Held, Text, ToolUse, describe, tool_then_text
-from sse_events import TERMINAL, answer, messages, session_of
+from sse_events import TERMINAL, answer, completed, messages, session_of
 
 if TYPE_CHECKING:
     from live_server import LiveServer
@@ -31,9 +31,7 @@ def test_start_up_prints_the_five_lines(server: LiveServer, claude: str) -> None
     assert server.session_folder in sessions
     assert claude in path
     assert f"http://127.0.0.1:{server.port}" in address
-    assert all(
-        name in endpoints for name in ("/health", "/spawn", "/message", "/terminate", "/sessions")
-    )
+    assert all(name in endpoints for name in ("/health", "/spawn", "/message", "/terminate", "/sessions"))
 
 
 # Use case 1: a one-shot agent.
@@ -43,7 +41,7 @@ def test_one_shot_agent_uses_a_tool(server: LiveServer, api: MessagesApi) -> Non
     """The CLI's lines come as they are, the file is written, and no session is kept."""
     api.script = tool_then_text(write_tool(server.work_folder), "written")
     found = server.spawn("write it", tools_allowed=["Write"], create_session=False)
-    assert found[-1] == {"type": "completed"}
+    completed(found[-1])
     assert all(event["type"] == "output" for event in found[:-1])
     kinds = [line["type"] for line in messages(found)]
     assert kinds[0] == "system"
@@ -119,7 +117,7 @@ def test_message_to_a_busy_session_is_409(server: LiveServer, api: MessagesApi) 
         assert refused.status_code == 409, refused.text
         assert "error" in refused.json()
         released.set()
-        assert list(stream)[-1] == {"type": "completed"}
+        completed(list(stream)[-1])
     api.script = describe
     assert answer(server.message(session, "third")) == 'turns=2 ["first", "third"]'
 
@@ -160,7 +158,7 @@ def test_tools_in_flags_are_the_real_fence(server: LiveServer, api: MessagesApi)
 @pytest.mark.parametrize("text", ["You are a TDD expert, M4RK.", "--version M4RK, is no flag"])
 def test_system_append_reaches_the_model(server: LiveServer, api: MessagesApi, text: str) -> None:
     """The text is part of the system prompt, with the CLI's own, also when it looks like a flag."""
-    assert server.spawn("test it", system_append=text)[-1] == {"type": "completed"}
+    completed(server.spawn("test it", system_append=text)[-1])
     assert text in api.turns[-1].system
     assert len(api.turns[-1].system) > 2 * len(text)
 
@@ -177,7 +175,7 @@ def test_system_append_on_message_is_effective(server: LiveServer, api: Messages
     session = session_of(server.spawn("one", create_session=True, system_append="F1RST"))
     assert "F1RST" in api.turns[-1].system
     found = server.message(session, "two", system_append="S3COND")
-    assert found[-1] == {"type": "completed"}
+    completed(found[-1])
     assert "S3COND" in api.turns[-1].system
     assert api.turns[-1].prompts == ["one", "two"]
 
@@ -186,7 +184,7 @@ def test_system_append_on_a_fork_is_effective(server: LiveServer, api: MessagesA
     """A fork may be given a role of its own."""
     old = session_of(server.spawn("one", create_session=True, system_append="F1RST"))
     found = server.spawn("two", create_session=True, resume_id=old, system_append="S3COND")
-    assert found[-1] == {"type": "completed"}
+    completed(found[-1])
     assert "S3COND" in api.turns[-1].system
 
 
@@ -244,7 +242,7 @@ def test_flags_reach_the_cli(server: LiveServer, api: MessagesApi) -> None:
     assert ended[-1]["exit_code"] == 1
     assert len(api.turns) == 1
     enough = server.spawn("x", tools_allowed=["Write"], flags=["--max-turns", "4"])
-    assert enough[-1] == {"type": "completed"}
+    completed(enough[-1])
 
 
 def test_partial_messages_arrive_while_the_turn_runs(server: LiveServer, api: MessagesApi) -> None:
@@ -258,16 +256,12 @@ def test_partial_messages_arrive_while_the_turn_runs(server: LiveServer, api: Me
                 break
         released.set()
         rest = list(stream)
-    assert rest[-1] == {"type": "completed"}
+    completed(rest[-1])
     assert sum('"text_delta"' in event.get("data", "") for event in rest) >= 20
 
 
-@pytest.mark.parametrize(
-    ("status", "kind"), [(401, "authentication_error"), (429, "rate_limit_error")]
-)
-def test_an_error_of_the_api_is_told(
-    server: LiveServer, api: MessagesApi, status: int, kind: str
-) -> None:
+@pytest.mark.parametrize(("status", "kind"), [(401, "authentication_error"), (429, "rate_limit_error")])
+def test_an_error_of_the_api_is_told(server: LiveServer, api: MessagesApi, status: int, kind: str) -> None:
     """The CLI gives up with status 1 after a `result` line that is an error."""
     api.script = lambda _call: Failure(status, kind)
     found = server.spawn("x")

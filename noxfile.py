@@ -1,0 +1,104 @@
+"""The gates: what must hold before a change lands. `nox -l` lists them, `.ci/run` runs them all."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import subprocess
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["tests", "lint", "types", "docs"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+SUPPORTED = ["3.11", "3.12", "3.13"]
+
+
+def _works(program: str, version: str) -> bool:
+    """Tell whether a program is that Python: a version manager's shim may stand for one that is not there."""
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        told = subprocess.run([program, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    except OSError:
+        return False
+    return told.stdout.strip() == version
+
+
+def _interpreter(version: str) -> str | None:
+    """Return how to start a Python version, if it is installed."""
+    found = [shutil.which(f"python{version}"), shutil.which("python3"), shutil.which("python")]
+    found += sorted(glob.glob(os.path.expanduser(f"~/.pyenv/versions/{version}.*/bin/python")))
+    return next((program for program in found if program and _works(program, version)), None)
+
+
+INSTALLED = [program for version in SUPPORTED if (program := _interpreter(version))]
+DEFAULT = INSTALLED[0]
+
+
+def _group(name: str) -> list[str]:
+    return nox.project.dependency_groups(PROJECT, name)
+
+
+@nox.session(python=INSTALLED)
+def tests(session: nox.Session) -> None:
+    """The test suite, on every supported Python that is installed; coverage is measured on the first."""
+    session.install("-e", ".", *_group("test"))
+    workers = ["-n", os.environ.get("Q9GENT_TEST_WORKERS", "3"), "--dist", "worksteal"]
+    arguments = ["--ignore=tests/e2e", "--ignore=tests/wine", *workers, *session.posargs]
+    if session.python != DEFAULT:
+        session.run("pytest", *arguments)
+        return
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *arguments)
+    session.run("coverage", "combine", "-q")
+    session.run("coverage", "report")
+
+
+@nox.session(python=DEFAULT)
+def lint(session: nox.Session) -> None:
+    """Ruff, as linter and as formatter."""
+    session.install(*_group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(python=DEFAULT)
+def types(session: nox.Session) -> None:
+    """Mypy in strict mode, for each platform."""
+    session.install("-e", ".", *_group("types"))
+    for platform in ("linux", "darwin", "win32"):
+        session.run("mypy", "--platform", platform)
+
+
+@nox.session(python=DEFAULT)
+def docs(session: nox.Session) -> None:
+    """The site, with warnings as errors."""
+    session.install(*_group("docs"))
+    session.run("mkdocs", "build", "--strict", "--quiet", "--site-dir", session.create_tmp())
+
+
+@nox.session(python=DEFAULT)
+def e2e(session: nox.Session) -> None:
+    """The real CLI against a loopback stand-in of its API."""
+    session.install("-e", ".", *_group("test"), *_group("e2e"))
+    session.run("pytest", "tests/e2e", *session.posargs)
+
+
+@nox.session(python=DEFAULT)
+def minimums(session: nox.Session) -> None:
+    """The suite on the oldest dependencies that pyproject.toml allows."""
+    lowest = [line.replace(">=", "==").partition(",")[0] for line in PROJECT["project"]["dependencies"]]
+    session.install("-e", ".", *lowest, *_group("test"))
+    session.run("pytest", "--ignore=tests/e2e", "--ignore=tests/wine", *session.posargs)
+
+
+@nox.session(python=DEFAULT)
+def wine(session: nox.Session) -> None:
+    """The Windows code, on Windows's Python, under Wine. Sets Wine up with the system's package manager."""
+    folder = os.path.abspath(".wine-env")
+    if not os.path.exists(os.path.join(folder, "wpy")):
+        session.run("bash", "tests/wine/setup.sh", folder, external=True)
+    session.run(os.path.join(folder, "wpy"), "-m", "pytest", "-m", "wine", *session.posargs, external=True)
