@@ -11,16 +11,17 @@ own direction; ``errors``, ``settings``, ``command``, ``ending`` and ``wire`` ar
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from q9gent._version import __version__
 
 if TYPE_CHECKING:
-    from q9gent.http.app import Q9gentApp, create_app
+    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
+
+    from q9gent.http.app import create_app
     from q9gent.sessions import Session, SessionStore
     from q9gent.settings import Settings
-
-    app: Q9gentApp
 
 __all__ = ["Session", "SessionStore", "Settings", "__version__", "app", "create_app"]
 
@@ -32,25 +33,17 @@ _HOMES = {
 }
 
 
+async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    """Be the ASGI application for another server; see ``q9gent.asgi``."""
+    from q9gent.asgi import serve_scope  # noqa: PLC0415 (importing q9gent must stay cheap)
+
+    await serve_scope(scope, receive, send)
+
+
 def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for)
-    """Import a public name when it is first used: ``q9gent --version`` needs no web framework.
-
-    ``app`` is the application with its settings from the environment, for ``hypercorn -k trio q9gent:app``.
-    """
-    import importlib  # noqa: PLC0415
-
-    if name == "app":
-        from q9gent.cli.options import settings_from_environment  # noqa: PLC0415
-        from q9gent.http.app import create_app  # noqa: PLC0415
-        from q9gent.log import configure_logging  # noqa: PLC0415
-        from q9gent.settings import parse_log_level  # noqa: PLC0415
-
-        settings = settings_from_environment()
-        configure_logging(parse_log_level(settings.log), settings.log_format)
-        value: object = create_app(settings)
-    elif name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-    else:
+    """Import a public name when it is first used: ``q9gent --version`` needs no web framework."""
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

@@ -27,12 +27,15 @@ else:
     import _signal
     from _json import encode_basestring as quote
 
+VERSION = "2.1.330 (simulated)"
 PYTHON = getattr(sys, "_base_executable", sys.executable)  # a virtual environment's may be a launcher
-VALUED = ["--allowedTools", "--append-system-prompt", "--max-turns", "--model", "--output-format", "--permission-mode", "--resume", "--session-id", "--system-prompt-snapshot"]
+VALUED = {"--append-system-prompt", "--max-turns", "--model", "--output-format", "--resume"}
+VALUED |= {"--allowedTools", "--permission-mode", "--session-id", "--system-prompt-snapshot"}
 CHUNK = 1 << 20
 LIFE_SECONDS, STORM_SECONDS, STORM_PAUSE_SECONDS = 600, 60, 0.05
-STORM_GENERATIONS = 300  # where nobody reaps, 100 lineages leave fewer zombies than there are pids
-APART, REPARENTED = {"setsid", "daemon", "scrubbed", "stopped"}, {"daemon", "scrubbed"}
+STORM_GENERATIONS = 300  # of 100 lineages: fewer zombies than there are pids, should nobody reap
+REPARENTED = {"daemon", "scrubbed"}
+APART = {"setsid", "stopped"} | REPARENTED
 MODES = {"deep": 3, "storm": 100} | dict.fromkeys(("plain", "hold-stdout", "ignore-term", *APART), 1)
 
 
@@ -45,14 +48,19 @@ class Turn:
         self.ending: str | None = "\n"
         self.started = time.monotonic()
 
-    def line(self, kind: str, end: str = "\n", **fields: object) -> None:
+    def line(self, kind: str, fields: dict[str, object], end: str = "\n") -> None:
         """Write one JSON line of the session."""
-        write(1, encode({"type": kind, **fields, "session_id": self.session}) + end)
+        write(1, encode({"type": kind} | fields | {"session_id": self.session}) + end)
+
+    def system(self, subtype: str, **fields: object) -> None:
+        """Write one line that no model has said."""
+        self.line("system", {"subtype": subtype} | fields)
 
     def say(self, text: str) -> None:
         """Write an assistant line; the last text said is the result."""
-        message = {"role": "assistant", "model": self.model}
-        self.line("assistant", message=message | {"content": [{"type": "text", "text": text}]})
+        content = [{"type": "text", "text": text}]
+        message = {"role": "assistant", "model": self.model, "content": content}
+        self.line("assistant", {"message": message})
         self.result = text
 
     def finish(self, subtype: str = "success") -> None:
@@ -61,7 +69,7 @@ class Turn:
             told = {"subtype": subtype, "is_error": subtype != "success", "result": self.result}
             spent = int((time.monotonic() - self.started) * 1000)
             told |= {"num_turns": 1, "duration_ms": spent, "total_cost_usd": 0}
-            self.line("result", self.ending, **told)
+            self.line("result", told, self.ending)
 
 
 def write(descriptor: int, data: str | bytes) -> None:
@@ -71,7 +79,7 @@ def write(descriptor: int, data: str | bytes) -> None:
         while view:
             view = view[os.write(descriptor, view) :]
     except OSError as problem:
-        if problem.errno not in {errno.EPIPE, errno.EINVAL}:  # the latter on Windows
+        if problem.errno not in {errno.EPIPE, errno.EBADF, errno.EINVAL}:  # on Windows
             raise
 
 
@@ -107,38 +115,35 @@ def parse(words: list[str]) -> tuple[dict[str, str], str]:
     return options, prompt
 
 
-def history(session: str) -> str:
-    """Return the file of a session's history; its folder is made, for this user alone."""
-    if [*map(len, session.split("-"))] != [8, 4, 4, 4, 12] or set(session) - set("-0123456789abcdef"):
-        fail(f"Invalid session ID: {session} is not a UUID.")
-    config = os.environ.get("CLAUDE_CONFIG_DIR")
-    if sys.platform == "win32":
+def remember(turn: Turn, old: str, prompt: str) -> list[str]:
+    """Add the prompt to the session's history; return what was asked before, oldest first."""
+    for session in (turn.session, old or turn.session):
+        groups = [len(group) for group in session.split("-")]
+        if groups != [8, 4, 4, 4, 12] or set(session) - set("-0123456789abcdef"):
+            fail(f"Invalid session ID: {session} is not a UUID.")
+    if config := os.environ.get("CLAUDE_CONFIG_DIR"):
+        folder = f"{config}/simulated"
+    elif sys.platform == "win32":
         folder = os.path.expandvars("%TEMP%/q9gent-simulator-%USERNAME%")
     else:
-        folder = f"{os.environ.get('TMPDIR') or '/tmp'}/q9gent-simulator-{os.getuid()}"
-    folder = f"{config}/simulated" if config else folder
+        temporary = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - the owner is looked at
+        folder = f"{temporary}/q9gent-simulator-{os.getuid()}"
     os.makedirs(folder, 0o700, exist_ok=True)
     if sys.platform != "win32" and os.lstat(folder).st_uid != os.getuid():
         fail(f"{folder} belongs to another user.")
-    return f"{folder}/{session}.json"
-
-
-def remember(turn: Turn, old: str, prompt: str) -> list[str]:
-    """Add the prompt to the session's history; return what was asked before, oldest first."""
     asked = list[str]()
+    if old and not os.path.exists(f"{folder}/{old}.json"):
+        turn.result = f"No conversation found with session ID: {old}"
+        write(1, turn.result + "\n")
+        turn.finish("error_during_execution")
+        os._exit(1)
     if old:
         import json  # noqa: PLC0415
 
-        try:
-            with open(history(old), encoding="utf-8") as file:
-                asked = json.load(file)
-        except FileNotFoundError:
-            turn.result = f"No conversation found with session ID: {old}"
-            write(1, turn.result + "\n")
-            turn.finish("error_during_execution")
-            os._exit(1)
+        with open(f"{folder}/{old}.json", encoding="utf-8") as file:
+            asked = json.load(file)
     try:
-        with open(history(turn.session), "wb" if turn.session == old else "xb") as kept:
+        with open(f"{folder}/{turn.session}.json", "wb" if turn.session == old else "xb") as kept:
             kept.write(encode([*asked, prompt[:200]]).encode("utf-8", "replace"))
     except FileExistsError:
         fail(f"Session ID {turn.session} is already in use.")
@@ -166,12 +171,12 @@ def tick(turn: Turn, rest: str) -> None:
     count, seconds = rest.split()
     for n in range(1, int(count) + 1):
         time.sleep(float(seconds) if n > 1 else 0)
-        turn.line("system", subtype="tick", n=n, time=time.time(), monotonic=time.monotonic())
+        turn.system("tick", n=n, time=time.time(), monotonic=time.monotonic())
 
 
 def wait(turn: Turn, _: str) -> None:
     """Say so, and wait for ever."""
-    turn.line("system", subtype="waiting", pid=os.getpid())
+    turn.system("waiting", pid=os.getpid())
     while True:
         time.sleep(LIFE_SECONDS)
 
@@ -190,33 +195,35 @@ def ignore_term() -> None:
             _signal.signal(getattr(_signal, name), _signal.SIG_IGN)
 
 
-def strike(name: str, generations: int = 1) -> None:
-    """Signal an ancestor, but never init; grandparents are known on Linux only."""
-    pid, number = os.getppid(), 9 if name == "SIGKILL" else getattr(_signal, name, 0)
-    if generations == 2:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            pid = int(file.read().rpartition(b")")[2].split()[1])
+def strike(pid: int, number: int) -> None:
+    """Signal an ancestor, but never init."""
     if pid <= 1 or not number:
         raise ValueError("there is no such process or signal here")
     os.kill(pid, number)
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of a process (on Linux only)."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[1])
 
 
 def report(turn: Turn, _: str) -> None:
     """Tell what this process was given. Python itself ignores SIGPIPE and SIGXFSZ."""
     told: dict[str, object] = {"argv": sys.argv, "cwd": os.getcwd(), "env": dict(os.environ)}
     told["stdin_null"] = os.fstat(0)[:3] == os.stat(os.devnull)[:3]
-    told |= {"pid": os.getpid(), "ppid": os.getppid(), "fds": (fds := list[object]())}
+    told |= {"pid": os.getpid(), "ppid": os.getppid()}
     if sys.platform != "win32":
         told |= {"sid": os.getsid(0), "pgid": os.getpgid(0)}
     if sys.platform == "linux":
-        for fd in os.listdir("/proc/self/fd"):
-            if os.path.lexists(link := f"/proc/self/fd/{fd}"):  # not the one that listed them
-                fds.append([int(fd), os.readlink(link)])
+        links = {int(fd): f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")}
+        here = [fd for fd, link in links.items() if os.path.lexists(link)]  # less the one that listed them
+        told["fds"] = [[fd, os.readlink(links[fd])] for fd in here]
         with open("/proc/self/status", encoding="utf-8") as file:
             status = dict(line.split(":", 1) for line in file)
         for name, key in ("blocked_signals", "SigBlk"), ("ignored_signals", "SigIgn"):
             told[name] = [n + 1 for n in range(64) if int(status[key], 16) >> n & 1]
-    turn.line("system", subtype="report", **told)
+    turn.system("report", **told)
 
 
 def child(turn: Turn, rest: str) -> None:
@@ -232,48 +239,33 @@ def child(turn: Turn, rest: str) -> None:
     for wait_exited in waits if mode in REPARENTED else []:
         wait_exited()
     for pid in pids:
-        turn.line("system", subtype="child", mode=mode, pid=pid)
+        turn.system("child", mode=mode, pid=pid)
 
 
 def spawn(mode: str, count: int, session: str, handshake: int) -> Callable[[], object]:
     """Start a descendant whose stderr is the handshake; return what waits for its exit."""
-    argv = [PYTHON, "-I", "-S", __file__, "--descend", mode, str(count), session]
-    holds = mode == "hold-stdout"
-    if sys.platform == "win32":
-        from subprocess import DEVNULL, Popen  # noqa: PLC0415
+    from subprocess import DEVNULL, Popen  # noqa: PLC0415
 
-        out, flags = None if holds else DEVNULL, 0  # or DETACHED_PROCESS, CREATE_NEW_PROCESS_GROUP
-        flags = 0 if mode in {"plain", "deep", "hold-stdout"} else 0x208
-        return Popen(argv, 0, None, DEVNULL, out, handshake, creationflags=flags).wait
-    null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)
-    actions = [(os.POSIX_SPAWN_DUP2, handshake, 2), null, (os.POSIX_SPAWN_DUP2, 0, 1)]
-    environment = {} if mode == "scrubbed" else os.environ
-    pid = os.posix_spawn(PYTHON, argv, environment, file_actions=actions[: 2 if holds else 3])
-    return lambda: os.waitpid(pid, 0)
+    argv = [PYTHON, "-I", "-S", __file__, "--descend", mode, str(count), session]
+    apart = sys.platform == "win32" and mode not in {"plain", "hold-stdout", "deep"}
+    return Popen(
+        argv,
+        stdin=DEVNULL,
+        stdout=None if mode == "hold-stdout" else DEVNULL,
+        stderr=handshake,
+        env={} if sys.platform != "win32" and mode == "scrubbed" else None,
+        creationflags=0x208 if apart else 0,  # DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP
+    ).wait
 
 
 def descend(mode: str, count: int, session: str) -> NoReturn:
     """Be a descendant: reach the final state, tell the pid, let go of the handshake, sleep."""
-    null = os.open(os.devnull, os.O_RDWR)
-    if sys.platform == "win32":
-        if mode in REPARENTED:
-            os._exit(spawn("setsid", count, session, 2) is None)
-    elif mode in APART:
-        os.setsid()
-        if mode in REPARENTED and os.fork():
-            os._exit(0)
-    pid = os.getpid()
-    if sys.platform != "win32" and mode == "stopped":  # what is stopped cannot end: this one ends it
-        pid = os.fork()
-        if not pid:
-            os.dup2(null, 2)
-            os.kill(os.getpid(), _signal.SIGSTOP)
-        else:
-            os.waitpid(pid, os.WUNTRACED)
-    elif mode == "ignore-term":
-        ignore_term()
-    elif mode == "storm":
-        storm(count, null)
+    null, pid = os.open(os.devnull, os.O_RDWR), os.getpid()
+    if sys.platform != "win32":
+        pid = settle(mode, count, null)
+    elif mode in REPARENTED:
+        spawn("setsid", count, session, 2)
+        os._exit(0)
     write(2, f"{pid}\n")
     if mode == "deep" and count > 1:
         spawn(mode, count - 1, session, 2)
@@ -281,24 +273,44 @@ def descend(mode: str, count: int, session: str) -> NoReturn:
     if mode == "scrubbed":
         os.closerange(0, 65536)
     time.sleep(STORM_SECONDS if mode == "storm" else LIFE_SECONDS)
-    if mode == "stopped":
+    if pid != os.getpid():
         os.kill(pid, 9)
     os._exit(0)
 
 
-def storm(lineages: int, null: int) -> None:
-    """Start lineages of short-lived processes, each of which forks its successor and exits."""
-    assert sys.platform != "win32"
-    deadline = time.monotonic() + STORM_SECONDS
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # leave no zombies here
-    for _ in range(min(lineages, MODES["storm"])):
-        if not os.fork():
-            os.dup2(null, 2)
-            for _ in range(STORM_GENERATIONS):
-                time.sleep(STORM_PAUSE_SECONDS)
-                if time.monotonic() > deadline or os.fork():
-                    break
+if sys.platform != "win32":
+
+    def settle(mode: str, count: int, null: int) -> int:
+        """Reach a mode's final state; return the pid to tell."""
+        if mode in APART:
+            os.setsid()
+        if mode in REPARENTED and os.fork():
             os._exit(0)
+        if mode == "ignore-term":
+            ignore_term()
+        elif mode == "storm":
+            storm(count, null)
+        elif mode == "stopped":  # a process that is stopped cannot end on its own: this one ends it
+            pid = os.fork()
+            if pid:
+                os.waitpid(pid, os.WUNTRACED)
+                return pid
+            os.dup2(null, 2)
+            os.kill(os.getpid(), _signal.SIGSTOP)
+        return os.getpid()
+
+    def storm(lineages: int, null: int) -> None:
+        """Start lineages of short-lived processes, each of which forks its successor and exits."""
+        deadline = time.monotonic() + STORM_SECONDS
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # leave no zombies here
+        for _ in range(min(lineages, MODES["storm"])):
+            if not os.fork():
+                os.dup2(null, 2)
+                for _ in range(STORM_GENERATIONS):
+                    time.sleep(STORM_PAUSE_SECONDS)
+                    if time.monotonic() > deadline or os.fork():
+                        break
+                os._exit(0)
 
 
 DIRECTIVES: dict[str, Callable[[Turn, str], object]] = {
@@ -318,11 +330,20 @@ DIRECTIVES: dict[str, Callable[[Turn, str], object]] = {
     "ignore-term": lambda *_: ignore_term(),
     "close-stdout": lambda *_: os.dup2(os.open(os.devnull, os.O_RDWR), 1),
     "child": child,
-    "kill-parent": lambda *_: strike("SIGKILL"),
-    "stop-parent": lambda *_: strike("SIGSTOP"),
-    "kill-grandparent": lambda *_: strike("SIGKILL", generations=2),
+    "kill-parent": lambda *_: strike(os.getppid(), 9),
+    "stop-parent": lambda *_: strike(os.getppid(), getattr(_signal, "SIGSTOP", 0)),
+    "kill-grandparent": lambda *_: strike(parent_of(os.getppid()), 9),
     "report": report,
 }
+
+
+def obey(turn: Turn, row: str) -> None:
+    """Carry out one directive."""
+    name, _, rest = row[1:].rstrip("\r").partition(" ")
+    try:
+        DIRECTIVES[name](turn, rest)
+    except (LookupError, ValueError) as problem:
+        fail(f"this directive is wrong: {row} ({problem!r})", 2)
 
 
 def main(words: list[str]) -> NoReturn:
@@ -348,16 +369,13 @@ def main(words: list[str]) -> NoReturn:
     turn = Turn(new or (not fork and old) or made, options.get("--model", "simulated"))
     asked = remember(turn, old, prompt)
     tools: list[object] = [*filter(None, options.get("--allowedTools", "").split(","))]
-    turn.line("system", subtype="init", cwd=os.getcwd(), tools=tools, model=turn.model)
-    orders = [row for row in prompt.split("\n") if row.startswith("!")]
-    for row in orders:
-        name, _, rest = row[1:].rstrip("\r").partition(" ")
-        try:
-            DIRECTIVES[name](turn, rest)
-        except (LookupError, ValueError) as problem:
-            fail(f"!{name}: {problem!r}", 2)
-    text = "\n".join(row for row in prompt.split("\n") if not row.startswith("!"))
-    if text or not orders:
+    turn.system("init", cwd=os.getcwd(), tools=tools, model=turn.model)
+    rows = prompt.split("\n")
+    for row in rows:
+        if row.startswith("!"):
+            obey(turn, row)
+    text = "\n".join(row for row in rows if not row.startswith("!"))
+    if text:
         before = f" You asked me before: {' / '.join(asked[-3:])}." if asked else ""
         turn.say(f"This is q9gent's simulated agent.{before} You said: {text}")
     turn.finish()

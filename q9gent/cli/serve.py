@@ -11,7 +11,6 @@ import trio
 from hypercorn.utils import LifespanFailureError
 
 from q9gent._version import __version__
-from q9gent.containment import ContainmentUnavailable
 from q9gent.containment.environment import raise_descriptor_limit
 from q9gent.http.app import create_app
 from q9gent.http.serve import BindError, Server, Sockets, make_config, serve_until
@@ -65,7 +64,7 @@ def serve_command(settings: Settings) -> int:
     status = 0
     try:
         trio.run(lambda: serve_until(server, stop_on_signals, on_started=on_started))
-    except* (ContainmentUnavailable, LifespanFailureError, OSError) as group:
+    except* (LifespanFailureError, OSError) as group:
         print_error("; ".join(dict.fromkeys(str(error) for error in _leaves(group))))
         status = EXIT_FAILURE
     return status

@@ -97,6 +97,7 @@ class PosixTree:
         finally:
             for fd in fds:
                 os.close(fd)
+        assert self._process is not None
         self.pid = self._process.pid
 
     async def wait_exited(self) -> ExitStatus:

@@ -8,16 +8,17 @@ as long as the ASGI lifespan, so runs are contained either way. What a plain hyp
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGILifespan
 from werkzeug.exceptions import HTTPException
 
 from q9gent.agent import AgentProgram
-from q9gent.containment import open_containment
+from q9gent.containment import ContainmentUnavailable, open_containment
 from q9gent.errors import ProcessSpawnFailed, Q9gentError, SessionStoreFailed
 from q9gent.http import guards
+from q9gent.http.body import BodyRequest
 from q9gent.http.exchange import Exchange
 from q9gent.http.problems import framework_response, problem_response, unexpected_response
 from q9gent.http.routes import api
@@ -47,7 +48,15 @@ class Lifespan(TrioASGILifespan):
         app = self.app
         assert isinstance(app, Q9gentApp)
         async with AsyncExitStack() as stack:
-            await app.open(await stack.enter_async_context(open_containment(app.settings.containment)))
+            opening = open_containment(app.settings.containment)
+            try:
+                containment = await stack.enter_async_context(opening)
+            except ContainmentUnavailable as error:
+                # Only this message stops a server: an exception makes it go on without a lifespan.
+                await receive()
+                await send(cast("Any", {"type": "lifespan.startup.failed", "message": str(error)}))
+                return
+            await app.open(containment)
             await super().__call__(receive, send)
 
 
@@ -64,6 +73,7 @@ class Q9gentApp(QuartTrio):
     """
 
     asgi_http_class = Exchange
+    request_class = BodyRequest
     asgi_lifespan_class = Lifespan
     runs: Runs
 

@@ -23,9 +23,10 @@ from q9gent.log import get_logger
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
-    from quart.wrappers import Request, Response
+    from quart.wrappers import Response
 
     from q9gent.http.app import Q9gentApp
+    from q9gent.http.body import BodyRequest
     from q9gent.run import Run
     from q9gent.runs import Order
 
@@ -58,12 +59,11 @@ class Exchange(TrioASGIHTTPConnection):
 
         Cancellation: ends what the request started; shielded and bounded (see ``Run.execute``).
         """
-        self._received = trio.Event()  # the whole body
         self._answered = False
         self.scope[EXCHANGE_KEY] = self  # type: ignore[literal-required]
         try:
             self.scope["path"] = guards.path_of_target(self.scope["path"])
-            request = self._create_request_from_scope(send)
+            request = cast("BodyRequest", self._create_request_from_scope(send))
         except Q9gentError as error:
             await self._send(send, problem_response(error))
             return
@@ -91,16 +91,15 @@ class Exchange(TrioASGIHTTPConnection):
         response.run = run
         return response
 
-    async def _listen(self, request: Request, receive: ASGIReceiveCallable) -> None:
+    async def _listen(self, request: BodyRequest, receive: ASGIReceiveCallable) -> None:
         while True:
             message = await receive()
             if message["type"] == "http.request":
-                request.body.append(message.get("body", b""))
+                request.body.feed(message.get("body", b""))
                 if not message.get("more_body", False):
-                    request.body.set_complete()
-                    self._received.set()
+                    request.body.finish()
             elif message["type"] == "http.disconnect":
-                self._received.set()
+                request.body.disconnect()
                 # hypercorn says so after every answer too, while the answering task is still
                 # recycling the connection: cancelled then, the connection would never be closed.
                 if not self._answered:
@@ -115,16 +114,16 @@ class Exchange(TrioASGIHTTPConnection):
             self._run.outbox.discard()
         self._nursery.cancel_scope.cancel()
 
-    async def _answer(self, request: Request, send: ASGISendCallable) -> None:
+    async def _answer(self, request: BodyRequest, send: ASGISendCallable) -> None:
         try:
             response = await self._respond(request)
             with trio.move_on_after(DRAIN_SECONDS):
-                await self._received.wait()
+                await request.body.complete.wait()
             await self._send(send, response)
         finally:
             self._nursery.cancel_scope.cancel()
 
-    async def _respond(self, request: Request) -> Response:
+    async def _respond(self, request: BodyRequest) -> Response:
         settings = self.app.settings
         origin = guards.header(self.scope["headers"], b"origin")
         wanted = guards.header(self.scope["headers"], b"access-control-request-method")

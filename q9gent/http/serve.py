@@ -150,6 +150,7 @@ class Server:
         async with trio.open_nursery() as lifespan_nursery:
             await lifespan_nursery.start(lifespan.handle_lifespan)
             await lifespan.wait_for_startup()
+            await trio.lowlevel.checkpoint()  # a failed start-up cancels us here, before we accept
             async with trio.open_nursery() as nursery:
                 async with trio.open_nursery() as accepting:
                     for sock in self._sockets.all:

@@ -18,6 +18,7 @@ import sys
 import textwrap
 import threading
 import uuid
+from contextlib import asynccontextmanager
 
 import psutil
 import pytest
@@ -29,7 +30,7 @@ from q9gent.containment.protocol import ContainmentLost, Death, ExitStatus, Laun
 if sys.platform == "win32":
     import _winapi
 
-    from q9gent.containment import _job_objects, _overlapped_pipes, windows
+    from q9gent.containment import _job_objects, windows
     from q9gent.containment.windows import open_windows
 
 pytestmark = [
@@ -57,6 +58,10 @@ def say(*words):
 def stay():
     say(os.getpid())
     time.sleep({LONG_SECONDS})
+
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
 
 exec(sys.argv[2])
 """
@@ -94,13 +99,15 @@ class Witness:
     def __init__(self, pid: int) -> None:
         synchronize = 0x100000
         self.pid = pid
+        self._handle = 0
         self._handle = _winapi.OpenProcess(synchronize, False, pid)
 
     def lives(self) -> bool:
         return _winapi.WaitForSingleObject(self._handle, 0) != _winapi.WAIT_OBJECT_0
 
     def __del__(self) -> None:
-        _winapi.CloseHandle(self._handle)
+        if self._handle:
+            _winapi.CloseHandle(self._handle)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +119,7 @@ def program(tmp_path_factory):
 
 @pytest.fixture
 def stage(program):
-    """A stage on which nothing may be left, seconds or hours after the curtain."""
+    """A stage, on which nothing may be left."""
     stage = Stage(program)
     yield stage
     assert stage.find() == []
@@ -130,6 +137,14 @@ def in_trio(test):
         trio.run(main)
 
     return run
+
+
+@asynccontextmanager
+async def one_tree(launch, *, grace_seconds=1):
+    """Open the strategy for a single tree."""
+    async with open_windows() as containment:
+        async with containment.open_tree(launch, grace_seconds=grace_seconds) as tree:
+            yield tree
 
 
 async def read_lines(source, count):
@@ -155,7 +170,7 @@ async def witnesses(tree, count):
 
 
 async def until(condition):
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - what other processes do makes no trio.Event
         await trio.sleep(0.01)
 
 
@@ -191,7 +206,7 @@ async def test_the_exit_status_is_the_leaders(stage, code):
 async def test_stdout_and_stderr_are_apart(stage):
     """Each is read to its own end."""
     launch = stage.launch("os.write(1, b'out'); os.write(2, b'err')")
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=1) as tree:
+    async with one_tree(launch) as tree:
         assert await read_all(tree.stdout) == b"out"
         assert await read_all(tree.stderr) == b"err"
 
@@ -201,7 +216,7 @@ async def test_much_output_arrives_whole(stage):
     """More than any pipe holds, after the leader's exit too."""
     launch = stage.launch("for number in range(2000): os.write(1, b'%09d\\n' % number * 1000)")
     expected = b"".join(b"%09d\n" % number * 1000 for number in range(2000))
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=1) as tree:
+    async with one_tree(launch) as tree:
         assert await read_all(tree.stdout) == expected
 
 
@@ -215,7 +230,7 @@ async def test_an_empty_write_is_no_end_of_file(stage):
             written = ctypes.c_ulong()
             ctypes.windll.kernel32.WriteFile(handle, part, len(part), ctypes.byref(written), None)
     """)
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=1) as tree:
+    async with one_tree(launch) as tree:
         assert await read_all(tree.stdout) == b"onetwo"
 
 
@@ -225,7 +240,7 @@ async def test_the_environment_is_the_servers_without_its_settings(stage, monkey
     monkeypatch.setenv("Q9GENT_PORT", "1")
     monkeypatch.setenv("OTHER_SETTING", "2")
     launch = stage.launch("say(os.environ.get('Q9GENT_PORT'), os.environ.get('OTHER_SETTING'))")
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=1) as tree:
+    async with one_tree(launch) as tree:
         assert await read_lines(tree.stdout, 1) == ["None 2"]
 
 
@@ -237,7 +252,7 @@ async def test_arguments_arrive_as_they_are(stage, text):
     """No shell, and the quoting that a C runtime undoes."""
     launch = stage.launch("os.write(1, sys.argv[3].encode())")
     launch = Launch(argv=(*launch.argv, text))
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=1) as tree:
+    async with one_tree(launch) as tree:
         assert (await read_all(tree.stdout)).decode() == text
 
 
@@ -249,7 +264,7 @@ async def test_arguments_arrive_as_they_are(stage, text):
 async def test_no_input_is_the_end_of_file(stage, content):
     """The process does not wait for what nobody will send."""
     launch = stage.launch("say(len(sys.stdin.buffer.read()))", stdin=content)
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=1) as tree:
+    async with one_tree(launch) as tree:
         assert await read_lines(tree.stdout, 1) == ["0"]
 
 
@@ -268,7 +283,7 @@ async def test_large_input_is_fed_while_output_is_read(stage):
         """,
         stdin=content,
     )
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=1) as tree:
+    async with one_tree(launch) as tree:
         output = await read_all(tree.stdout)
     assert output.decode() == "." * len(content) + hashlib.sha256(content).hexdigest() + "\n"
 
@@ -277,7 +292,7 @@ async def test_large_input_is_fed_while_output_is_read(stage):
 async def test_input_that_nobody_reads_holds_nothing_up(stage):
     """A process may exit without having read."""
     launch = stage.launch("say('done')", stdin=bytes(8 << 20))
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=1) as tree:
+    async with one_tree(launch) as tree:
         assert await read_lines(tree.stdout, 1) == ["done"]
         assert await tree.wait_exited() == ExitStatus(code=0)
 
@@ -286,7 +301,7 @@ async def test_input_that_nobody_reads_holds_nothing_up(stage):
 async def test_input_that_nobody_reads_does_not_hold_up_the_end(stage):
     """A process that lives without reading is killed all the same."""
     launch = stage.launch("stay()", stdin=bytes(8 << 20))
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=1) as tree:
+    async with one_tree(launch) as tree:
         (leader,) = await witnesses(tree, 1)
         assert await tree.end(0) == Death(killed=1)
         assert not leader.lives()
@@ -298,14 +313,13 @@ async def test_input_that_nobody_reads_does_not_hold_up_the_end(stage):
 @in_trio
 async def test_three_levels_die_at_once(stage):
     """Leader, child and grandchild."""
-    async with open_windows() as containment:
-        async with containment.open_tree(stage.launch(THREE_LEVELS), grace_seconds=1) as tree:
-            processes = await witnesses(tree, 3)
-            assert tree.count_processes() == 3
-            assert await tree.end(1) == Death(killed=3)
-            assert not any(process.lives() for process in processes)
-            assert stage.find() == []
-            assert tree.count_processes() == 0
+    async with one_tree(stage.launch(THREE_LEVELS)) as tree:
+        processes = await witnesses(tree, 3)
+        assert tree.count_processes() == 3
+        assert await tree.end(1) == Death(killed=3)
+        assert not any(process.lives() for process in processes)
+        assert stage.find() == []
+        assert tree.count_processes() == 0
 
 
 @in_trio
@@ -319,12 +333,13 @@ async def test_leaving_the_block_ends_the_tree(stage):
 
 
 @in_trio
-async def test_what_an_exited_leader_leaves_dies_at_once(stage):
+async def test_what_an_exited_leader_leaves_dies_at_once(stage, tmp_path):
     """Without anybody asking for it, and the leader's status stays its own."""
-    launch = stage.launch("start('stay()'); sys.stdin.buffer.read(); sys.exit(3)", stdin=b"")
-    launch = stage.launch("child = start('stay()'); time.sleep(0.5); sys.exit(3)")
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=60) as tree:
+    flag = tmp_path / "go"
+    launch = stage.launch(f"start('stay()'); wait_for({str(flag)!r}); sys.exit(3)")
+    async with one_tree(launch, grace_seconds=60) as tree:
         (child,) = await witnesses(tree, 1)
+        flag.touch()
         assert await tree.wait_exited() == ExitStatus(code=3)
         await until(lambda: tree.death is not None)
         assert not child.lives()
@@ -355,14 +370,14 @@ async def test_nothing_can_leave_the_job(stage):
             say('refused', error.winerror)
         stay()
     """)
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=1) as tree:
+    async with one_tree(launch) as tree:
         assert (await read_lines(tree.stdout, 1)) == ["refused 5"]
 
 
 @in_trio
 async def test_a_job_inside_does_not_let_out(stage):
     """Node puts its children into a job that lets theirs leave silently: that job, not ours."""
-    launch = stage.launch(f"""
+    launch = stage.launch("""
         import ctypes
         kernel32 = ctypes.windll.kernel32
         job = kernel32.CreateJobObjectW(None, None)
@@ -384,7 +399,7 @@ async def test_a_job_inside_does_not_let_out(stage):
 async def test_a_tree_that_keeps_growing_dies(stage):
     """It is killed until nothing is left, and what came meanwhile is counted."""
     launch = stage.launch("""
-        grow = "say(os.getpid())\\nfor number in range(50): start('stay()')"
+        grow = "say(os.getpid())\\nfor number in range(20): start('stay()')\\nstay()"
         for number in range(3): start(grow)
         stay()
     """)
@@ -434,11 +449,10 @@ async def test_a_run_does_not_hold_another_ones_pipes(stage):
 async def test_without_a_console_there_is_no_grace(stage, monkeypatch):
     """Nobody can be asked, so nobody is waited for."""
     monkeypatch.setattr(_job_objects, "has_console", lambda: False)
-    async with open_windows() as containment:
-        async with containment.open_tree(stage.launch("stay()"), grace_seconds=1) as tree:
-            await witnesses(tree, 1)
-            with trio.fail_after(5):
-                assert await tree.end(LONG_SECONDS) == Death(killed=1)
+    async with one_tree(stage.launch("stay()")) as tree:
+        await witnesses(tree, 1)
+        with trio.fail_after(5):
+            assert await tree.end(LONG_SECONDS) == Death(killed=1)
 
 
 @in_trio
@@ -446,11 +460,10 @@ async def test_a_console_that_fails_gives_no_grace(stage, monkeypatch):
     """The event could not be sent: the same as without a console."""
     monkeypatch.setattr(_job_objects, "has_console", lambda: True)
     monkeypatch.setattr(_job_objects, "ask_to_end", lambda _pid: False)
-    async with open_windows() as containment:
-        async with containment.open_tree(stage.launch("stay()"), grace_seconds=1) as tree:
-            await witnesses(tree, 1)
-            with trio.fail_after(5):
-                assert await tree.end(LONG_SECONDS) == Death(killed=1)
+    async with one_tree(stage.launch("stay()")) as tree:
+        await witnesses(tree, 1)
+        with trio.fail_after(5):
+            assert await tree.end(LONG_SECONDS) == Death(killed=1)
 
 
 @pytest.fixture
@@ -465,14 +478,13 @@ def asked(monkeypatch):
 @in_trio
 async def test_a_leader_that_ignores_the_request_is_killed_after_the_grace(stage, asked):
     """Not before."""
-    async with open_windows() as containment:
-        async with containment.open_tree(stage.launch("stay()"), grace_seconds=1) as tree:
-            (leader,) = await witnesses(tree, 1)
-            began = trio.current_time()
-            assert await tree.end(0.3) == Death(killed=1)
-            assert trio.current_time() - began >= 0.3
-            assert asked == [tree.pid]
-            assert not leader.lives()
+    async with one_tree(stage.launch("stay()")) as tree:
+        (leader,) = await witnesses(tree, 1)
+        began = trio.current_time()
+        assert await tree.end(0.3) == Death(killed=1)
+        assert trio.current_time() - began >= 0.3
+        assert asked == [tree.pid]
+        assert not leader.lives()
 
 
 @in_trio
@@ -482,10 +494,10 @@ async def test_a_leader_that_obeys_keeps_its_status_and_its_children_get_no_grac
     launch = stage.launch(f"""
         start("stay()")
         say(os.getpid())
-        while not os.path.exists({str(flag)!r}): time.sleep(0.01)
+        wait_for({str(flag)!r})
         sys.exit(4)
     """)
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=1) as tree:
+    async with one_tree(launch) as tree:
         processes = await witnesses(tree, 2)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tree.end, LONG_SECONDS)
@@ -525,28 +537,33 @@ async def test_an_exited_leader_is_not_asked(stage, asked):
         assert asked == []
 
 
+@pytest.mark.usefixtures("asked")
 @in_trio
-async def test_the_killing_goes_on_when_the_wait_is_cancelled(stage, asked):
+async def test_the_killing_goes_on_when_the_wait_is_cancelled(stage):
     """Only the wait is given up."""
-    async with open_windows() as containment:
-        async with containment.open_tree(stage.launch("stay()"), grace_seconds=1) as tree:
-            (leader,) = await witnesses(tree, 1)
-            with trio.move_on_after(0):
-                await tree.end(0.1)
-            assert tree.death is None
-            await until(lambda: tree.death is not None)
-            assert not leader.lives()
+    async with one_tree(stage.launch("stay()")) as tree:
+        (leader,) = await witnesses(tree, 1)
+        with trio.move_on_after(0):
+            await tree.end(0.1)
+        assert tree.death is None
+        await until(lambda: tree.death is not None)
+        assert not leader.lives()
 
 
 @in_trio
 async def test_a_block_left_by_an_exception_raises_it_as_it_is(stage):
     """No group around it, and the tree is dead when it arrives."""
+    processes = []
+
+    async def leave():
+        async with containment.open_tree(stage.launch("stay()"), grace_seconds=1) as tree:
+            processes.extend(await witnesses(tree, 1))
+            raise KeyError
+
     async with open_windows() as containment:
         with pytest.raises(KeyError):
-            async with containment.open_tree(stage.launch("stay()"), grace_seconds=1) as tree:
-                (leader,) = await witnesses(tree, 1)
-                raise KeyError
-        assert not leader.lives()
+            await leave()
+    assert [process.lives() for process in processes] == [False]
 
 
 @in_trio
@@ -601,11 +618,10 @@ async def test_survivors_are_told_by_their_pids(stage, monkeypatch):
 @in_trio
 async def test_the_list_of_pids_grows_until_all_fit(stage):
     """Windows tells only as many as there is room for."""
-    async with open_windows() as containment:
-        async with containment.open_tree(stage.launch(THREE_LEVELS), grace_seconds=1) as tree:
-            pids = {process.pid for process in await witnesses(tree, 3)}
-            assert pids <= set(tree._job.pids(room=1))
-            assert pids == set(tree._job.members())
+    async with one_tree(stage.launch(THREE_LEVELS)) as tree:
+        pids = {process.pid for process in await witnesses(tree, 3)}
+        assert pids <= set(tree._job.pids(room=1))
+        assert pids == set(tree._job.members())
 
 
 @in_trio
@@ -615,14 +631,17 @@ async def test_a_tree_that_cannot_be_watched_is_killed_and_called_lost(stage, mo
     async def fail(_handle):
         raise RuntimeError("can't start new thread")
 
+    async def run():
+        async with containment.open_tree(stage.launch("stay()"), grace_seconds=1) as tree:
+            with pytest.raises(ContainmentLost):
+                await tree.wait_exited()
+            assert tree.death is None
+
+    monkeypatch.setattr(trio.lowlevel, "WaitForSingleObject", fail)
     async with open_windows() as containment:
         with capture_logs() as logs, pytest.raises(ContainmentLost):
-            monkeypatch.setattr(trio.lowlevel, "WaitForSingleObject", fail)
-            async with containment.open_tree(stage.launch("stay()"), grace_seconds=1) as tree:
-                with pytest.raises(ContainmentLost):
-                    await tree.wait_exited()
-        assert tree.death is None
-        assert [entry["log_level"] for entry in logs] == ["error"]
+            await run()
+    assert [entry["log_level"] for entry in logs] == ["error"]
     await until(lambda: not stage.find())
 
 
@@ -636,10 +655,10 @@ async def test_a_pipe_held_outside_is_read_without_waiting(stage):
         import msvcrt
         say(msvcrt.get_osfhandle(1))
         os.write(1, b"last words")
-        say(os.getpid(), file=2) if False else os.write(2, b"written")
+        os.write(2, b"written")
         time.sleep(600)
     """)
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=1) as tree:
+    async with one_tree(launch) as tree:
         (handle,) = await read_lines(tree.stdout, 1)
         duplicate_handle, same_access = 0x40, 2
         leader = _winapi.OpenProcess(duplicate_handle, False, tree.pid)
@@ -670,7 +689,7 @@ async def test_reading_at_once_passes_over_an_empty_write(stage):
             ctypes.windll.kernel32.WriteFile(handle, part, len(part), ctypes.byref(written), None)
         os.write(2, b"written")
     """)
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=1) as tree:
+    async with one_tree(launch) as tree:
         await tree.stderr.receive(100)
         assert tree.stdout.receive_nowait(100) == b"words"
 
@@ -680,7 +699,7 @@ async def test_cancelled_reads_lose_nothing(stage):
     """Also one that came through although it was cancelled."""
     launch = stage.launch("for number in range(20000): os.write(1, b'%09d\\n' % number)")
     received = b""
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=1) as tree:
+    async with one_tree(launch) as tree:
         while True:
             with trio.move_on_after(0.0005):
                 data = await tree.stdout.receive(1000)
@@ -700,14 +719,13 @@ async def test_a_late_read_is_kept(stage, monkeypatch):
             return await readinto_overlapped(handle, buffer)
 
     readinto_overlapped = trio.lowlevel.readinto_overlapped
-    async with open_windows() as containment:
-        async with containment.open_tree(stage.launch("os.write(1, b'abc')"), grace_seconds=1) as tree:
-            with trio.CancelScope() as scope, monkeypatch.context() as patch:
-                patch.setattr(trio.lowlevel, "readinto_overlapped", read_late)
-                await tree.stdout.receive(100)
-            assert scope.cancelled_caught
-            assert await tree.stdout.receive(1) == b"a"
-            assert tree.stdout.receive_nowait(100) == b"bc"
+    async with one_tree(stage.launch("os.write(1, b'abc')")) as tree:
+        with trio.CancelScope() as scope, monkeypatch.context() as patch:
+            patch.setattr(trio.lowlevel, "readinto_overlapped", read_late)
+            await tree.stdout.receive(100)
+        assert scope.cancelled_caught
+        assert await tree.stdout.receive(1) == b"a"
+        assert tree.stdout.receive_nowait(100) == b"bc"
 
 
 @in_trio
@@ -792,7 +810,7 @@ async def test_a_command_that_just_fits_is_run(stage):
     argv = stage.launch("os.write(1, b'%d' % len(sys.argv[3]))").argv
     room = windows.COMMAND_LINE_CHARACTERS - len(subprocess.list2cmdline(argv)) - 2
     launch = Launch(argv=(*argv, "x" * room))
-    async with open_windows() as containment, containment.open_tree(launch, grace_seconds=1) as tree:
+    async with one_tree(launch) as tree:
         assert await read_all(tree.stdout) == b"%d" % room
     assert (await spawn_error(Launch(argv=(*argv, "x" * (room + 1)))))[0] == errno.E2BIG
 
@@ -866,7 +884,7 @@ async def test_cancelled_before_starting_nothing_is_started(stage):
 
 
 @in_trio
-async def test_a_hundred_runs_leave_nothing(stage):
+async def test_a_hundred_runs_leave_nothing():
     """No handle, no thread, no process."""
     shell = Launch(argv=(os.environ["COMSPEC"], "/c", "exit 5"), stdin=b"x")
     missing = Launch(argv=(r"C:\no\such\program.exe",), stdin=b"x")
@@ -882,10 +900,11 @@ async def test_a_hundred_runs_leave_nothing(stage):
 
     async with open_windows() as containment:
         await run(5)  # what is made once: threads, caches
-        before = count_handles(), threading.active_count()
+        before = count_handles(), threading.active_count(), len(psutil.pids())
         await run(100)
         assert count_handles() <= before[0]
         assert threading.active_count() <= before[1]
+        assert len(psutil.pids()) <= before[2]
 
 
 def test_the_count_of_handles_counts():
@@ -907,9 +926,8 @@ async def test_a_server_that_cannot_have_a_job_warns_and_works(stage, monkeypatc
 
     monkeypatch.setattr(_job_objects, "confine_this_process", refuse)
     with capture_logs() as logs:
-        async with open_windows() as containment:
-            async with containment.open_tree(stage.launch("sys.exit(6)"), grace_seconds=1) as tree:
-                assert await tree.wait_exited() == ExitStatus(code=6)
+        async with one_tree(stage.launch("sys.exit(6)")) as tree:
+            assert await tree.wait_exited() == ExitStatus(code=6)
     assert [entry["log_level"] for entry in logs] == ["warning"]
 
 

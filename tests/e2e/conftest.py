@@ -9,16 +9,17 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from live_server import LiveServer
 from messages_api import MessagesApi
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from server_process import LiveServer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what lies in this folder."""
-    here = os.path.dirname(__file__)
+    here = os.path.dirname(__file__) + os.sep
     for item in items:
         if str(item.path).startswith(here):
             item.add_marker(pytest.mark.e2e)
@@ -53,11 +54,18 @@ def api() -> Iterator[MessagesApi]:
 
 
 @pytest.fixture
-def server(claude: str, api: MessagesApi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A started server: afterwards it ends with status 0, and nothing it started is alive."""
-    live = LiveServer(claude=claude, api_url=api.url, folder=str(tmp_path_factory.mktemp("server")))
-    yield live
-    live.close()
+def server(claude: str, api: MessagesApi, start_server: Callable[..., LiveServer]) -> LiveServer:
+    """A server on the real CLI, which can work without an account and speaks to the stand-in only."""
+    environment = {
+        "ANTHROPIC_BASE_URL": api.url,
+        "ANTHROPIC_API_KEY": "sk-ant-test",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_MAX_RETRIES": "0",
+        "DISABLE_TELEMETRY": "1",
+        "DISABLE_AUTOUPDATER": "1",
+        "IS_SANDBOX": "1",
+    }
+    return start_server("--claude-path", claude, environment=environment)
 
 
 def _bundled() -> str | None:

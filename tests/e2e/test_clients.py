@@ -14,8 +14,8 @@ import pytest
 from api_script import Text
 
 if TYPE_CHECKING:
-    from live_server import LiveServer
     from messages_api import MessagesApi
+    from server_process import LiveServer
 
 CLIENT_SECONDS = 60.0
 

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from api_script import Call, Reply, Text, ToolUse, tool_then_text
-from live_server import GONE_SECONDS, LiveServer
 from process_scan import Found, descendants, still_alive, wait_for, with_token
-from sse_events import completed
+from server_process import GONE_SECONDS, LiveServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,7 +102,7 @@ TAILS = len(ESCAPES) + 1
 @contextmanager
 def connection(server: LiveServer, tree: Tree) -> Iterator[socket.socket]:
     """A plain socket on which a spawn has been asked for."""
-    body = json.dumps({"agent_type": "e2e", "prompt": tree.prompt, **ALLOW}).encode()
+    body = json.dumps({"agent_type": "test", "prompt": tree.prompt, **ALLOW}).encode()
     head = (
         f"POST /spawn HTTP/1.1\r\nHost: {server.host}:{server.port}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -197,7 +196,7 @@ def test_client_that_goes_away_at_once(server: LiveServer, trees: Callable[..., 
     for tree in planted:
         assert_gone(server, tree, [], GONE_SECONDS)
     probe = trees(front="echo done")
-    completed(server.spawn(probe.prompt, **ALLOW)[-1])
+    assert server.spawn(probe.prompt, **ALLOW)[-1]["type"] == "completed"
     assert [str(one) for tree in planted for one in tree.alive()] == []
 
 
@@ -232,7 +231,7 @@ def test_killed_server_takes_every_run_along(server: LiveServer, trees: Callable
 
 
 def spawn_body(tree: Tree) -> dict[str, object]:
-    return {"agent_type": "e2e", "prompt": tree.prompt, **ALLOW}
+    return {"agent_type": "test", "prompt": tree.prompt, **ALLOW}
 
 
 def test_exit_that_leaves_children_behind(server: LiveServer, trees: Callable[..., Tree]) -> None:
@@ -241,7 +240,7 @@ def test_exit_that_leaves_children_behind(server: LiveServer, trees: Callable[..
     found = server.spawn(tree.prompt, **ALLOW)
     assert_gone(server, tree, [], 0)
     assert_no_zombie(server)
-    completed(found[-1])
+    assert found[-1]["type"] == "completed"
 
 
 def test_exit_with_stdout_held_open(server: LiveServer, trees: Callable[..., Tree]) -> None:
@@ -249,7 +248,7 @@ def test_exit_with_stdout_held_open(server: LiveServer, trees: Callable[..., Tre
     tree = trees(front="setsid -f TAIL; echo started")
     found = server.spawn(tree.prompt, **ALLOW)
     assert_gone(server, tree, [], 0)
-    completed(found[-1])
+    assert found[-1]["type"] == "completed"
 
 
 def test_crash_of_the_cli(server: LiveServer, trees: Callable[..., Tree]) -> None:

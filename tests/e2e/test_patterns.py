@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from api_script import Held, describe
-from sse_events import answer, completed, session_of
+from sse_events import answer, session_of
 
 if TYPE_CHECKING:
     from api_script import Call, Reply
-    from live_server import LiveServer
     from messages_api import MessagesApi
+    from server_process import LiveServer
 
 BARRIER_SECONDS = 30.0
 
@@ -76,4 +76,4 @@ def test_session_cleanup(server: LiveServer, api: MessagesApi) -> None:
     assert [kept["session_id"] for kept in server.sessions()] == [session]
 
     api.script = describe
-    completed(server.message(session, "three")[-1])
+    assert server.message(session, "three")[-1]["type"] == "completed"

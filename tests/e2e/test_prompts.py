@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sse_events import completed, session_of
+from sse_events import session_of
 
 if TYPE_CHECKING:
-    from live_server import LiveServer
     from messages_api import MessagesApi
+    from server_process import LiveServer
 
 LONG = "All work and no play. " * 14_000  # 300 KB, twice what one argument may hold
 
@@ -39,11 +39,11 @@ PROMPTS = {
 def test_prompt_arrives_unchanged(server: LiveServer, api: MessagesApi, prompt: str) -> None:
     """On /spawn, and on /message, where `--resume` stands beside it."""
     first = server.spawn(prompt, create_session=True)
-    completed(first[-1])
+    assert first[-1]["type"] == "completed"
     assert api.turns[-1].prompts == [prompt]
 
     second = server.message(session_of(first), prompt, tools_allowed=["Read", "Bash(ls:*)"])
-    completed(second[-1])
+    assert second[-1]["type"] == "completed"
     assert api.turns[-1].prompts == [prompt, prompt]
 
 
@@ -55,7 +55,7 @@ def test_prompt_is_not_taken_for_a_tool(server: LiveServer, api: MessagesApi) ->
 
 def test_empty_prompt_is_400(server: LiveServer, api: MessagesApi) -> None:
     """There is nothing to run, and nothing runs."""
-    refused = server.client.post("/spawn", json={"agent_type": "e2e", "prompt": ""})
+    refused = server.client.post("/spawn", json={"agent_type": "test", "prompt": ""})
     assert refused.status_code == 400
     assert "prompt" in refused.json()["error"]
     assert api.calls == []
@@ -63,7 +63,7 @@ def test_empty_prompt_is_400(server: LiveServer, api: MessagesApi) -> None:
 
 def test_system_append_beyond_the_argument_limit_is_413(server: LiveServer) -> None:
     """What the system cannot carry in one argument is refused by name, not by a failed start."""
-    body = {"agent_type": "e2e", "prompt": "x", "system_append": LONG}
+    body = {"agent_type": "test", "prompt": "x", "system_append": LONG}
     refused = server.client.post("/spawn", json=body)
     assert refused.status_code == 413, refused.text
     assert "system_append" in refused.json()["error"]
@@ -71,7 +71,7 @@ def test_system_append_beyond_the_argument_limit_is_413(server: LiveServer) -> N
 
 def test_resume_id_that_is_a_path_is_refused(server: LiveServer, api: MessagesApi) -> None:
     """The CLI would open a transcript by its path; the server takes ids only."""
-    body = {"agent_type": "e2e", "prompt": "x", "resume_id": "/etc/passwd"}
+    body = {"agent_type": "test", "prompt": "x", "resume_id": "/etc/passwd"}
     refused = server.client.post("/spawn", json=body)
     assert refused.status_code in {400, 404}, refused.text
     assert api.calls == []

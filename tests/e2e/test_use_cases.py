@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from api_script import Failure, Held, Text, ToolUse, describe, tool_then_text
-from sse_events import TERMINAL, answer, completed, messages, session_of
+from sse_events import TERMINAL, answer, messages, session_of
 
 if TYPE_CHECKING:
-    from live_server import LiveServer
     from messages_api import MessagesApi
+    from server_process import LiveServer
 
 
 def write_tool(folder: str, name: str = "made.txt") -> ToolUse:
@@ -41,7 +41,7 @@ def test_one_shot_agent_uses_a_tool(server: LiveServer, api: MessagesApi) -> Non
     """The CLI's lines come as they are, the file is written, and no session is kept."""
     api.script = tool_then_text(write_tool(server.work_folder), "written")
     found = server.spawn("write it", tools_allowed=["Write"], create_session=False)
-    completed(found[-1])
+    assert found[-1]["type"] == "completed"
     assert all(event["type"] == "output" for event in found[:-1])
     kinds = [line["type"] for line in messages(found)]
     assert kinds[0] == "system"
@@ -117,7 +117,7 @@ def test_message_to_a_busy_session_is_409(server: LiveServer, api: MessagesApi) 
         assert refused.status_code == 409, refused.text
         assert "error" in refused.json()
         released.set()
-        completed(list(stream)[-1])
+        assert list(stream)[-1]["type"] == "completed"
     api.script = describe
     assert answer(server.message(session, "third")) == 'turns=2 ["first", "third"]'
 
@@ -158,7 +158,7 @@ def test_tools_in_flags_are_the_real_fence(server: LiveServer, api: MessagesApi)
 @pytest.mark.parametrize("text", ["You are a TDD expert, M4RK.", "--version M4RK, is no flag"])
 def test_system_append_reaches_the_model(server: LiveServer, api: MessagesApi, text: str) -> None:
     """The text is part of the system prompt, with the CLI's own, also when it looks like a flag."""
-    completed(server.spawn("test it", system_append=text)[-1])
+    assert server.spawn("test it", system_append=text)[-1]["type"] == "completed"
     assert text in api.turns[-1].system
     assert len(api.turns[-1].system) > 2 * len(text)
 
@@ -175,7 +175,7 @@ def test_system_append_on_message_is_effective(server: LiveServer, api: Messages
     session = session_of(server.spawn("one", create_session=True, system_append="F1RST"))
     assert "F1RST" in api.turns[-1].system
     found = server.message(session, "two", system_append="S3COND")
-    completed(found[-1])
+    assert found[-1]["type"] == "completed"
     assert "S3COND" in api.turns[-1].system
     assert api.turns[-1].prompts == ["one", "two"]
 
@@ -184,7 +184,7 @@ def test_system_append_on_a_fork_is_effective(server: LiveServer, api: MessagesA
     """A fork may be given a role of its own."""
     old = session_of(server.spawn("one", create_session=True, system_append="F1RST"))
     found = server.spawn("two", create_session=True, resume_id=old, system_append="S3COND")
-    completed(found[-1])
+    assert found[-1]["type"] == "completed"
     assert "S3COND" in api.turns[-1].system
 
 
@@ -224,7 +224,7 @@ def test_sessions_lists_the_four_fields(server: LiveServer) -> None:
 def test_terminate_by_run_id(server: LiveServer, api: MessagesApi) -> None:
     """A run without a session is terminable too: by the id in its response header."""
     api.script = lambda _call: Held(threading.Event())
-    body = {"agent_type": "e2e", "prompt": "wait"}
+    body = {"agent_type": "test", "prompt": "wait"}
     with server.post("/spawn", body) as response:
         ended = server.terminate(response.headers["x-q9gent-run-id"])
         assert ended.status_code == 200, ended.text
@@ -242,7 +242,7 @@ def test_flags_reach_the_cli(server: LiveServer, api: MessagesApi) -> None:
     assert ended[-1]["exit_code"] == 1
     assert len(api.turns) == 1
     enough = server.spawn("x", tools_allowed=["Write"], flags=["--max-turns", "4"])
-    completed(enough[-1])
+    assert enough[-1]["type"] == "completed"
 
 
 def test_partial_messages_arrive_while_the_turn_runs(server: LiveServer, api: MessagesApi) -> None:
@@ -256,7 +256,7 @@ def test_partial_messages_arrive_while_the_turn_runs(server: LiveServer, api: Me
                 break
         released.set()
         rest = list(stream)
-    completed(rest[-1])
+    assert rest[-1]["type"] == "completed"
     assert sum('"text_delta"' in event.get("data", "") for event in rest) >= 20
 
 
