@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
 
+    from hypercorn.typing import ASGISendEvent
+
     from q9gent.http.app import Q9gentApp
     from q9gent.settings import Settings
 
@@ -115,6 +117,17 @@ class Sockets:
         return bool(addresses) and all(is_loopback(address) for address in addresses)
 
 
+class CheckedLifespan(Lifespan):
+    """Hypercorn's, which wakes who waits for the start-up also when it has failed."""
+
+    failed = False
+
+    async def asgi_send(self, message: ASGISendEvent) -> None:
+        """Take the application's word."""
+        self.failed = self.failed or message["type"] == "lifespan.startup.failed"
+        await super().asgi_send(message)
+
+
 class Server:
     """q9gent's own server around the application."""
 
@@ -146,11 +159,12 @@ class Server:
         """
         self._app.loopback_only = self._sockets.are_loopback_only
         ssl_context = self._config.create_ssl_context() if self._sockets.secure else None
-        lifespan = Lifespan(self._wrapped, self._config, {})
+        lifespan = CheckedLifespan(self._wrapped, self._config, {})
         async with trio.open_nursery() as lifespan_nursery:
             await lifespan_nursery.start(lifespan.handle_lifespan)
             await lifespan.wait_for_startup()
-            await trio.lowlevel.checkpoint()  # a failed start-up cancels us here, before we accept
+            if lifespan.failed:
+                await trio.sleep_forever()  # its task is about to raise, and nothing may be accepted
             async with trio.open_nursery() as nursery:
                 async with trio.open_nursery() as accepting:
                     for sock in self._sockets.all:

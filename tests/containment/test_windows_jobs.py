@@ -142,9 +142,8 @@ def in_trio(test):
 @asynccontextmanager
 async def one_tree(launch, *, grace_seconds=1):
     """Open the strategy for a single tree."""
-    async with open_windows() as containment:
-        async with containment.open_tree(launch, grace_seconds=grace_seconds) as tree:
-            yield tree
+    async with open_windows() as it, it.open_tree(launch, grace_seconds=grace_seconds) as tree:
+        yield tree
 
 
 async def read_lines(source, count):
