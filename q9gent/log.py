@@ -70,12 +70,15 @@ def configure_logging(level: str, log_format: str) -> None:
 
 def _escape_control(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     for key, value in event.items():
-        if isinstance(value, str) and key != "exception" and not value.isprintable():
-            event[key] = _printable(value)
+        if isinstance(value, str) and key != "exception":
+            event[key] = printable(value)
     return event
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return text with what is not printable written as in a Python string."""
+    if text.isprintable():
+        return text
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text

@@ -107,6 +107,7 @@ class ForkServer:
 
     def __init__(self) -> None:
         self._sock: socket.socket | None = None
+        self._process: trio.Process | None = None
         self._gone: dict[int, int] = {}
         self._news = trio.Event()
         self.generation = 0
@@ -162,12 +163,13 @@ class ForkServer:
                 if not ready:
                     raise OSError("the fork server did not start")
                 self._sock = ours
+                self._process = process
                 self.generation += 1
                 if self.generation == 1:
                     task_status.started()
                 await self._listen(ours)
             finally:
-                self._sock = None
+                self._sock = self._process = None
                 self._tell()
                 trio.lowlevel.notify_closing(ours)
                 ours.close()  # its lifeline: it ends when its last supervisor has
@@ -217,6 +219,7 @@ class ForkServer:
             raise SpawnError(os.strerror(error.errno or 0), error.errno) from error
         supervisor = Supervisor(ours)
         try:
+            self._wake()
             ours.setblocking(False)
             with theirs:
                 while True:
@@ -244,8 +247,14 @@ class ForkServer:
         with trio.move_on_after(0.05):  # a start makes no news; its 20 ms are not worth a signal
             await self._news.wait()
 
+    def _wake(self) -> None:
+        """Continue it, should a run have stopped it: it is our child, so the pid is its own."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+
     def kill(self, supervisor_pid: int) -> None:
         """Kill a supervisor that does not answer; the fork server then ends what it held."""
+        self._wake()
         if self._sock is not None:
             try:
                 self._sock.send(b"K %d" % supervisor_pid)

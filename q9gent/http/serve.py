@@ -17,6 +17,7 @@ from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import repr_socket_addr
 
+from q9gent.http.access_log import AccessLogger
 from q9gent.http.connection import Connection
 from q9gent.http.guards import is_loopback
 from q9gent.log import get_logger
@@ -64,6 +65,7 @@ def make_config(settings: Settings) -> Config:
                 logger.warning("not used from the hypercorn configuration", setting=name)
     config.alpn_protocols = ["http/1.1"]
     config.quic_bind = []
+    config.logger_class = AccessLogger
     config.errorlog = logging.getLogger("hypercorn.error")
     return config
 
