@@ -163,7 +163,7 @@ class Run:
 
     def _fail(self) -> None:
         # Logged here, inside the run: in a group with a cancellation it would vanish further up.
-        logger.error("run failed", exc_info=True)
+        logger.error("run failed", exc_info=True)  # noqa: LOG014 (called while handling it)
         self.end("internal")
 
     def _make_ending(self) -> Ending:

@@ -11,6 +11,7 @@ import sys
 
 assert sys.platform == "linux"
 
+import contextlib
 import math
 import os
 import signal
@@ -256,10 +257,8 @@ class ForkServer:
         """Kill a supervisor that does not answer; the fork server then ends what it held."""
         self._wake()
         if self._sock is not None:
-            try:
+            with contextlib.suppress(OSError):  # it is ending; who waits for the outcome is told so
                 self._sock.send(b"K %d" % supervisor_pid)
-            except OSError:
-                pass  # it is ending; who waits for the outcome is told so
 
     async def wait_gone(self, supervisor_pid: int, generation: int) -> int | None:
         """Wait until a supervisor and all that it held are dead.
@@ -341,11 +340,9 @@ class LinuxTree:
         if not self._sent:
             self.death = Death()
         if self.death is None and self._refused is None and self._status is None:
-            try:
-                # A run may have stopped its supervisor, which cannot have ended: we hold its lifeline.
+            # A run may have stopped its supervisor; killed, it stays a zombie until we have been told.
+            with contextlib.suppress(OSError):
                 os.kill(self._supervisor.pid, signal.SIGCONT)
-            except OSError:
-                pass
             self._supervisor.send(b"E %d" % math.ceil(grace_seconds * 1000))
         limit = grace_seconds + KILL_TIMEOUT_SECONDS + ANSWER_TIMEOUT_SECONDS
         with trio.move_on_after(limit):

@@ -6,6 +6,7 @@ import sys
 
 assert sys.platform != "win32"
 
+import contextlib
 import fcntl
 import os
 import tempfile
@@ -73,10 +74,8 @@ def open_output_pipe(live_trees: int | None) -> tuple[PipeSource, int]:
     read_fd, write_fd = os.pipe()
     if sys.platform == "linux":
         size = STDERR_PIPE_BYTES if live_trees is None else output_pipe_bytes(live_trees)
-        try:
+        with contextlib.suppress(OSError):  # over the user's budget: it stays as it is
             fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, size)
-        except OSError:
-            pass  # over the user's budget: it stays as it is
     return PipeSource(read_fd), write_fd
 
 

@@ -17,7 +17,6 @@ from werkzeug.exceptions import HTTPException
 from q9gent.agent import AgentProgram
 from q9gent.containment import ContainmentUnavailable, open_containment
 from q9gent.errors import ProcessSpawnFailed, Q9gentError, SessionStoreFailed
-from q9gent.http import guards
 from q9gent.http.body import BodyRequest
 from q9gent.http.exchange import Exchange
 from q9gent.http.problems import framework_response, problem_response, unexpected_response
@@ -27,7 +26,7 @@ from q9gent.runs import Runs
 from q9gent.sessions.files import FileSessionStore
 
 if TYPE_CHECKING:
-    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
+    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
     from quart import Response
 
     from q9gent.containment import Containment
@@ -68,8 +67,6 @@ class Q9gentApp(QuartTrio):
         store: The session store.
         agent: The CLI.
         runs: The live runs; from start-up on.
-        loopback_only: Whether it is bound to loopback addresses alone; ``None`` where only a
-            connection's own address can tell.
     """
 
     asgi_http_class = Exchange
@@ -83,7 +80,6 @@ class Q9gentApp(QuartTrio):
         self.store = store
         self.agent = AgentProgram(settings)
         self.containment: Containment | None = None
-        self.loopback_only: bool | None = None
 
     async def open(self, containment: Containment) -> None:
         """Begin to serve, and warn of what will not work."""
@@ -105,13 +101,6 @@ class Q9gentApp(QuartTrio):
                 "sessions cannot be stored: create_session will fail, runs without it work",
                 reason=str(error),
             )
-
-    def is_loopback_only(self, scope: HTTPScope) -> bool:
-        """Tell whether only this machine can reach the server at the address of a connection."""
-        if self.loopback_only is not None:
-            return self.loopback_only
-        server = scope.get("server")
-        return server is not None and guards.is_loopback(server[0])
 
 
 def create_app(settings: Settings, *, store: SessionStore | None = None) -> Q9gentApp:

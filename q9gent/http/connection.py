@@ -60,6 +60,7 @@ class Connection(TCPServer):
         context: The worker's; its ``terminated`` closes idle connections.
         stream: The accepted socket.
         ssl_context: For TLS.
+        loopback: Whether it came to a loopback address, which only this machine's clients can name.
         stall_seconds: How long the client may take nothing.
     """
 
@@ -73,8 +74,10 @@ class Connection(TCPServer):
         stream: trio.SocketStream,
         *,
         ssl_context: ssl.SSLContext | None,
+        loopback: bool,
         stall_seconds: float,
     ) -> None:
+        self.loopback = loopback
         self._transport = SocketStream(stream, stall_seconds)
         self._tls: trio.SSLStream[SocketStream] | None = None
         if ssl_context is not None:

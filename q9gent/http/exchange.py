@@ -132,7 +132,7 @@ class Exchange(TrioASGIHTTPConnection):
         try:
             guards.check_host(
                 guards.header(self.scope["headers"], b"host"),
-                loopback_only=self.app.is_loopback_only(self.scope),
+                loopback_only=self._came_to_loopback(),
                 allowed=settings.allowed_host,
             )
             if preflight and settings.cors_origin:
@@ -146,6 +146,13 @@ class Exchange(TrioASGIHTTPConnection):
             response = unexpected_response()
         response.headers.update(guards.cors_headers(origin, settings.cors_origin, preflight=preflight))
         return response
+
+    def _came_to_loopback(self) -> bool:
+        connection = current_connection.get(None)
+        if connection is not None:
+            return connection.loopback
+        server = self.scope.get("server")  # another server than ours: only the connection can tell
+        return server is not None and guards.is_loopback(server[0])
 
     async def _send(self, send: ASGISendCallable, response: Response) -> None:
         headers = [

@@ -110,13 +110,17 @@ class Sockets:
 
     @property
     def are_loopback_only(self) -> bool:
-        """Tell whether no other machine and no web page's host name can reach them.
+        """Tell whether no other machine can reach them."""
+        return all(_is_on_loopback(sock) or not isinstance(sock.getsockname(), tuple) for sock in self.all)
 
-        A Unix socket is out of a browser's reach: its clients may name any host.
-        """
-        names = [sock.getsockname() for sock in self.all]
-        addresses = [name[0] for name in names if isinstance(name, tuple)]
-        return bool(addresses) and all(is_loopback(address) for address in addresses)
+
+def _is_on_loopback(sock: socket.socket) -> bool:
+    """Tell whether a socket has a loopback address.
+
+    A Unix socket has none: it is out of a browser's reach, and its clients may name any host.
+    """
+    name = sock.getsockname()
+    return isinstance(name, tuple) and is_loopback(name[0])
 
 
 class CheckedLifespan(Lifespan):
@@ -159,7 +163,6 @@ class Server:
 
         Cancellation: like a stop without ``shutdown_seconds``; every tree is dead when it returns.
         """
-        self._app.loopback_only = self._sockets.are_loopback_only
         ssl_context = self._config.create_ssl_context() if self._sockets.secure else None
         lifespan = CheckedLifespan(self._wrapped, self._config, {})
         async with trio.open_nursery() as lifespan_nursery:
@@ -171,8 +174,7 @@ class Server:
                 async with trio.open_nursery() as accepting:
                     for sock in self._sockets.all:
                         context = ssl_context if sock in self._sockets.secure else None
-                        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-                        accepting.start_soon(self._accept, listener, context, nursery)
+                        accepting.start_soon(self._accept, sock, context, nursery)
                     task_status.started()
                     await self._stop.wait()
                     accepting.cancel_scope.cancel()
@@ -182,10 +184,13 @@ class Server:
 
     async def _accept(
         self,
-        listener: trio.SocketListener,
+        sock: socket.socket,
         ssl_context: ssl.SSLContext | None,
         nursery: trio.Nursery,
     ) -> None:
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        loopback = _is_on_loopback(sock)
+
         async def handle(stream: trio.SocketStream) -> None:
             connection = Connection(
                 self._wrapped,
@@ -193,6 +198,7 @@ class Server:
                 self._context,
                 stream,
                 ssl_context=ssl_context,
+                loopback=loopback,
                 stall_seconds=self._app.settings.client_stall_seconds,
             )
             self._connections.add(connection)
