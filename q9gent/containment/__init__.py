@@ -3,7 +3,7 @@
 =========== =================================== ==================================================
 strategy    module                              how
 =========== =================================== ==================================================
-``linux``   ``linux``, ``_fork_server``         a subreaper for each run: proof by ``waitpid``
+``linux``   ``linux``, ``helper``               a subreaper for each run: proof by ``waitpid``
 ``posix``   ``posix``                           process group, descendants, a mark: best effort
 ``windows`` ``windows``, ``_job_objects``       a Job Object for each run
 =========== =================================== ==================================================
