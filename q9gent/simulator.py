@@ -33,7 +33,7 @@ VALUED = {"--append-system-prompt", "--max-turns", "--model", "--output-format",
 VALUED |= {"--allowedTools", "--permission-mode", "--session-id", "--system-prompt-snapshot"}
 CHUNK = 1 << 20
 LIFE_SECONDS, STORM_SECONDS, STORM_PAUSE_SECONDS = 600, 60, 0.05
-STORM_GENERATIONS = 300  # of 100 lineages: fewer zombies than there are pids, should nobody reap
+STORM_GENERATIONS = 150  # of 100 lineages: fewer zombies than there are pids, should nobody reap
 REPARENTED = {"daemon", "scrubbed"}
 APART = {"setsid", "stopped"} | REPARENTED
 MODES = {"deep": 3, "storm": 100} | dict.fromkeys(("plain", "hold-stdout", "ignore-term", *APART), 1)
@@ -79,7 +79,7 @@ def write(descriptor: int, data: str | bytes) -> None:
         while view:
             view = view[os.write(descriptor, view) :]
     except OSError as problem:
-        if problem.errno not in {errno.EPIPE, errno.EBADF, errno.EINVAL}:  # on Windows
+        if problem.errno not in {errno.EPIPE, errno.EBADF, errno.EINVAL}:  # Windows: EINVAL
             raise
 
 
@@ -229,7 +229,8 @@ def report(turn: Turn, _: str) -> None:
 def child(turn: Turn, rest: str) -> None:
     """Start descendants; announce them once all are in their final state."""
     mode, _, number = rest.partition(" ")
-    count = int(number or MODES[mode])
+    usual = MODES[mode]
+    count = int(number or usual)
     copies, depth = (1, count) if mode in {"deep", "storm"} else (count, 1)
     reading, writing = os.pipe()
     waits = [spawn(mode, depth, turn.session, writing) for _ in range(copies)]
@@ -357,11 +358,8 @@ def main(words: list[str]) -> NoReturn:
         write(1, VERSION + "\n")
         os._exit(0)
     prompt = prompt or b"".join(iter(lambda: os.read(0, CHUNK), b"")).decode("utf-8", "replace")
-    new, old, fork = (
-        options.get("--session-id"),
-        options.get("--resume", ""),
-        "--fork-session" in options,
-    )
+    new, old = options.get("--session-id"), options.get("--resume", "")
+    fork = "--fork-session" in options
     if not prompt or (new and old and not fork):
         fail("--session-id with --resume needs --fork-session." if prompt else "There is no prompt.")
     raw = os.urandom(16).hex()

@@ -30,7 +30,7 @@ from q9gent.containment.protocol import ContainmentLost, Death, ExitStatus, Laun
 if sys.platform == "win32":
     import _winapi
 
-    from q9gent.containment import _job_objects, windows
+    from q9gent.containment import _job_objects, _overlapped_pipes, windows
     from q9gent.containment.windows import open_windows
 
 pytestmark = [
@@ -220,17 +220,18 @@ async def test_much_output_arrives_whole(stage):
 
 
 @in_trio
-async def test_an_empty_write_is_no_end_of_file(stage):
-    """Windows delivers it as a read of nothing."""
-    launch = stage.launch("""
-        import ctypes, msvcrt
-        handle = ctypes.c_void_p(msvcrt.get_osfhandle(1))
-        for part in (b"one", b"", b"two"):
-            written = ctypes.c_ulong()
-            ctypes.windll.kernel32.WriteFile(handle, part, len(part), ctypes.byref(written), None)
-    """)
-    async with one_tree(launch) as tree:
-        assert await read_all(tree.stdout) == b"onetwo"
+async def test_an_empty_write_is_no_end_of_file(stage, monkeypatch):
+    """Windows delivers it as a read of nothing (Wine 8.0 does not deliver it: it is put in here)."""
+
+    async def read_nothing_first(handle, buffer):
+        empty_reads.append(0)
+        return 0 if len(empty_reads) < 3 else await readinto_overlapped(handle, buffer)
+
+    empty_reads = []
+    readinto_overlapped = trio.lowlevel.readinto_overlapped
+    monkeypatch.setattr(trio.lowlevel, "readinto_overlapped", read_nothing_first)
+    async with one_tree(stage.launch("os.write(1, b'text')")) as tree:
+        assert await read_all(tree.stdout) == b"text"
 
 
 @in_trio
@@ -678,18 +679,16 @@ async def test_a_pipe_held_outside_is_read_without_waiting(stage):
 
 
 @in_trio
-async def test_reading_at_once_passes_over_an_empty_write(stage):
+async def test_reading_at_once_passes_over_an_empty_write(stage, monkeypatch):
     """What stands behind it is not lost."""
-    launch = stage.launch("""
-        import ctypes, msvcrt
-        handle = ctypes.c_void_p(msvcrt.get_osfhandle(1))
-        for part in (b"", b"words"):
-            written = ctypes.c_ulong()
-            ctypes.windll.kernel32.WriteFile(handle, part, len(part), ctypes.byref(written), None)
-        os.write(2, b"written")
-    """)
-    async with one_tree(launch) as tree:
+
+    def read_nothing_first(_handle, _size):
+        monkeypatch.undo()
+        return b""
+
+    async with one_tree(stage.launch("os.write(1, b'words'); os.write(2, b'written')")) as tree:
         await tree.stderr.receive(100)
+        monkeypatch.setattr(_overlapped_pipes, "_read", read_nothing_first)
         assert tree.stdout.receive_nowait(100) == b"words"
 
 
