@@ -5,7 +5,7 @@ run by ``cmd.exe``, which reads ``%``, ``&`` and ``^`` in arguments as its own. 
 that is safe from it, so a prompt must never get there. The shim is read instead, and what it would
 have started is started directly.
 
-Every line must be one that the generators are known to write: cmd-shim 2 to 9 (npm 3 to 11) and
+Every line must be one that the generators are known to write: cmd-shim 2 to 9 (npm) and
 @zkochan/cmd-shim 3 to 9 (pnpm, yarn 1). A shim that does anything else is refused, since what it
 does would be lost. ``NODE_PATH``, which pnpm's shims set, is dropped knowingly: it is where Node
 looks *after* a program's own ``node_modules`` folders.

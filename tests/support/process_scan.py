@@ -76,9 +76,7 @@ def still_alive(processes: list[Found]) -> list[Found]:
     ]
 
 
-def wait_for(
-    probe: Callable[[], Answer], accept: Callable[[Answer], object], seconds: float
-) -> Answer:
+def wait_for(probe: Callable[[], Answer], accept: Callable[[Answer], object], seconds: float) -> Answer:
     """Probe until the answer is accepted or `seconds` are over, and return the last answer."""
     end = time.monotonic() + seconds
     while True:
@@ -95,9 +93,7 @@ def _read(pid: int) -> Found | None:
         return None
     fields = stat.rpartition(")")[2].split()
     command = _bytes(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
-    return Found(
-        pid=pid, parent=int(fields[1]), state=fields[0], started=int(fields[19]), command=command
-    )
+    return Found(pid=pid, parent=int(fields[1]), state=fields[0], started=int(fields[19]), command=command)
 
 
 def _bytes(pid: int, name: str) -> bytes:

@@ -58,7 +58,14 @@ def argv(turn: Turn = Turn(), features: AgentFeatures = AgentFeatures(), **field
             Turn(resume_id=OLD),
             SNAPSHOT,
             {"system_append": "s"},
-            ["-p", "hello", *STREAM, "--append-system-prompt=s", "--system-prompt-snapshot=off", f"--resume={OLD}"],
+            [
+                "-p",
+                "hello",
+                *STREAM,
+                "--append-system-prompt=s",
+                "--system-prompt-snapshot=off",
+                f"--resume={OLD}",
+            ],
         ),
         (
             Turn(resume_id=OLD),
@@ -66,7 +73,12 @@ def argv(turn: Turn = Turn(), features: AgentFeatures = AgentFeatures(), **field
             {"system_append": "s"},
             ["-p", "hello", *STREAM, "--append-system-prompt=s", f"--resume={OLD}"],
         ),
-        (Turn(), AgentFeatures(), {"flags": ("--max-turns", "3")}, ["-p", "hello", *STREAM, "--max-turns", "3"]),
+        (
+            Turn(),
+            AgentFeatures(),
+            {"flags": ("--max-turns", "3")},
+            ["-p", "hello", *STREAM, "--max-turns", "3"],
+        ),
     ],
 )
 def test_the_command_is_as_specified(

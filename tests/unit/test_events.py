@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from q9gent.wire.events import HEARTBEAT, Completed, Failed, Output, SessionCreated, encode_event, encode_output
+from q9gent.wire.events import (
+    HEARTBEAT,
+    Completed,
+    Failed,
+    Output,
+    SessionCreated,
+    encode_event,
+    encode_output,
+)
 
 
 def decode(stream: bytes) -> list[dict[str, object]]:
@@ -31,7 +39,14 @@ def decode(stream: bytes) -> list[dict[str, object]]:
         ),
         (
             Failed(error="e", code="survivors", duration_ms=5, killed=1, survivors=(4, 5)),
-            {"type": "error", "error": "e", "code": "survivors", "duration_ms": 5, "killed": 1, "survivors": [4, 5]},
+            {
+                "type": "error",
+                "error": "e",
+                "code": "survivors",
+                "duration_ms": 5,
+                "killed": 1,
+                "survivors": [4, 5],
+            },
         ),
     ],
 )

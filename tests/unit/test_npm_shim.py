@@ -261,9 +261,7 @@ def test_a_target_that_is_no_exe_needs_a_program():
 
 
 REFUSED = {
-    "another interpreter": CMD_SHIM_9.replace("node.exe", "bun.exe").replace(
-        '"_prog=node', '"_prog=bun'
-    ),
+    "another interpreter": CMD_SHIM_9.replace("node.exe", "bun.exe").replace('"_prog=node', '"_prog=bun'),
     "a variable set by the first line": CMD_SHIM_9.replace(
         "CALL :find_dp0\n", "CALL :find_dp0\n@SET NODE_OPTIONS=--x\n"
     ),
@@ -283,9 +281,7 @@ REFUSED = {
 @pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED)
 def test_what_no_generator_writes_is_refused(text):
     """A launcher that does more than start a program is named, with the line, and not run."""
-    with pytest.raises(
-        ValueError, match=r"npm\\claude\.cmd, line \d+, is not what npm, pnpm or yarn"
-    ):
+    with pytest.raises(ValueError, match=r"npm\\claude\.cmd, line \d+, is not what npm, pnpm or yarn"):
         resolve(text)
 
 

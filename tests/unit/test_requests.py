@@ -122,9 +122,9 @@ def test_any_bytes_are_a_request_or_invalid(body: bytes) -> None:
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from([*SpawnRequest.__struct_fields__, "other"]), inner, max_size=7
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from([*SpawnRequest.__struct_fields__, "other"]), inner, max_size=7)
         ),
         max_leaves=12,
     )

@@ -1,0 +1,169 @@
+"""From a pipe to events: nothing is lost when a run ends, whenever that is."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from q9gent.output import pump as pump_module
+from q9gent.output.outbox import Outbox
+from q9gent.output.pump import StderrPump, StdoutPump
+from q9gent.output.spool import Spool, SpoolFull
+from q9gent.wire.lines import LineTooLong
+
+
+class Pipe:
+    """A pipe in memory; open for ever unless closed."""
+
+    def __init__(self) -> None:
+        self.waiting: list[bytes] = []
+        self.closed = False
+        self._news = trio.Event()
+
+    def write(self, data: bytes) -> None:
+        self.waiting.append(data)
+        self._news.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self._news.set()
+
+    async def receive(self, max_bytes: int) -> bytes:
+        while not self.waiting and not self.closed:
+            self._news = trio.Event()
+            await self._news.wait()
+        return self.receive_nowait(max_bytes)
+
+    def receive_nowait(self, max_bytes: int) -> bytes:
+        if not self.waiting:
+            return b""
+        data = self.waiting.pop(0)
+        if len(data) > max_bytes:
+            self.waiting.insert(0, data[max_bytes:])
+        return data[:max_bytes]
+
+
+class Tree:
+    """As much of a tree as a pump needs."""
+
+    def __init__(self) -> None:
+        self.stdout = Pipe()
+        self.stderr = Pipe()
+
+
+class SlowOutbox(Outbox):
+    """Gives the stop a chance while a block is being put."""
+
+    async def put(self, events: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        await super().put(events)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pieces=st.lists(
+        st.binary(min_size=1, max_size=20).map(lambda data: data.replace(b"a", b"\n")), max_size=8
+    ),
+    steps_before_stop=st.integers(0, 12),
+)
+def test_a_stopped_pump_has_put_all_that_was_written(pieces: list[bytes], steps_before_stop: int) -> None:
+    """Stopped at any moment, while waiting or while putting; the pipe stays open, held by somebody else."""
+
+    async def main() -> None:
+        tree, outbox = Tree(), SlowOutbox(1 << 20, Spool(0, None))
+        pump = StdoutPump(tree, outbox, line_bytes=1 << 20)  # type: ignore[arg-type]
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pump.run)
+                for piece in pieces:
+                    tree.stdout.write(piece)
+                for _step in range(steps_before_stop):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()  # as the end of a run does: the pump is shielded
+                pump.stop()
+        outbox.finish(b"")
+        assert pump.bytes == sum(map(len, pieces))
+        whole = b"".join(pieces).split(b"\n")
+        expected = [line.removesuffix(b"\r") for line in whole[:-1]] + whole[-1:]
+        assert pump.lines == len([line for line in expected if line])
+
+    trio.run(main)
+
+
+def test_a_line_that_is_too_long_ends_the_pump() -> None:
+    """The run makes `overflow` of it."""
+
+    async def main() -> None:
+        tree = Tree()
+        pump = StdoutPump(tree, Outbox(1 << 20, Spool(0, None)), line_bytes=64 * 1024)  # type: ignore[arg-type]
+        tree.stdout.write(b"x" * (64 * 1024 + 1))
+        with pytest.raises(LineTooLong), trio.fail_after(10):
+            await pump.run()
+
+    trio.run(main)
+
+
+def test_a_client_too_far_behind_ends_the_pump() -> None:
+    """The run makes `overflow` of it."""
+
+    async def main() -> None:
+        tree = Tree()
+        pump = StdoutPump(tree, Outbox(10, Spool(10, None)), line_bytes=64 * 1024)  # type: ignore[arg-type]
+        tree.stdout.write(b"x" * 100 + b"\n")
+        with pytest.raises(SpoolFull), trio.fail_after(10):
+            await pump.run()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"type":"result","is_error":false}\n', b'{"duration_ms":1,"type":"result"}\n']
+)
+def test_the_result_line_is_recognised_wherever_its_type_stands(line: bytes) -> None:
+    """Versions of the CLI differ in the order of its members."""
+
+    async def main() -> None:
+        tree = Tree()
+        pump = StdoutPump(tree, Outbox(1 << 20, Spool(0, None)), line_bytes=64 * 1024)  # type: ignore[arg-type]
+        tree.stdout.write(line)
+        tree.stdout.close()
+        with trio.fail_after(10):
+            await pump.run()
+        assert pump.saw_result
+
+    trio.run(main)
+
+
+def log_stderr(written: list[bytes]) -> None:
+    async def main() -> None:
+        tree = Tree()
+        for data in written:
+            tree.stderr.write(data)
+        tree.stderr.close()
+        with trio.fail_after(10):
+            await StderrPump(tree).run()  # type: ignore[arg-type]
+
+    trio.run(main)
+
+
+def test_stderr_is_logged_line_by_line(caplog: pytest.LogCaptureFixture) -> None:
+    """As data, in the field `text`."""
+    with caplog.at_level(logging.WARNING, "q9gent.run"):
+        log_stderr([b"one\ntw", b"o\r\n\n\xff"])
+    assert [record.msg["text"] for record in caplog.records] == ["one", "two", "\ufffd"]  # type: ignore[index]
+
+
+def test_a_flood_of_stderr_is_counted_and_not_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log says how much is missing."""
+    monkeypatch.setattr(pump_module, "STDERR_LOG_BYTES", 10)
+    with caplog.at_level(logging.WARNING, "q9gent.run"):
+        log_stderr([b"12345678\n", b"abcdefgh\n"])
+    first, last = (record.msg for record in caplog.records)
+    assert first["text"] == "12345678"  # type: ignore[index]
+    assert last["bytes"] == 8  # type: ignore[index]
