@@ -30,7 +30,8 @@ def _works(program: str, version: str) -> bool:
 def _interpreter(version: str) -> str | None:
     """Return how to start a Python version, if it is installed."""
     found = [shutil.which(f"python{version}"), shutil.which("python3"), shutil.which("python")]
-    found += sorted(glob.glob(os.path.expanduser(f"~/.pyenv/versions/{version}.*/bin/python")))
+    pyenv = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
+    found += sorted(glob.glob(f"{pyenv}/versions/{version}.*/bin/python"))
     return next((program for program in found if program and _works(program, version)), None)
 
 

@@ -87,7 +87,7 @@ class ContainmentLost(Exception):
 
 
 class ByteSource(Protocol):
-    """The reading end of a pipe from the tree."""
+    """The reading end of a pipe from the tree; closed when the tree's block is left."""
 
     async def receive(self, max_bytes: int) -> bytes:
         """Wait for bytes and return at most ``max_bytes`` of them; ``b""`` means end of file.
@@ -99,7 +99,8 @@ class ByteSource(Protocol):
     def receive_nowait(self, max_bytes: int) -> bytes:
         """Return what is there, ``b""`` if nothing is: never waits.
 
-        What a dead tree left in its pipe is read so, as somebody outside may hold the pipe open.
+        What a dead tree left in its pipe is read so, as somebody outside may hold the pipe open. Not to
+        be called while a ``receive`` is pending.
         """
         ...
 

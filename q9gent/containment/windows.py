@@ -23,7 +23,6 @@ from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
 from q9gent.containment import _job_objects, _overlapped_pipes
@@ -36,6 +35,7 @@ from q9gent.containment.protocol import (
     Launch,
     SpawnError,
 )
+from q9gent.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 assert sys.platform == "win32"
 
-logger = structlog.get_logger("q9gent.containment")
+logger = get_logger("q9gent.containment")
 
 COMMAND_LINE_CHARACTERS = 32_767
 """What CreateProcess takes, with the closing NUL, in UTF-16 units."""
@@ -169,7 +169,7 @@ class WindowsTree:
 class WindowsContainment:
     """The strategy, open."""
 
-    name = "windows-jobs"
+    name = "windows"
     guarantee = (
         "every process a run starts is in a Job Object that it cannot leave, and is dead when the"
         " run has ended"
