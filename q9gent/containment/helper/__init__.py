@@ -5,8 +5,8 @@ safe, and started isolated (``python -I -S``). The server imports ``processes`` 
 nothing else of it.
 
 It is two programs in one. The *fork server* (``fork_server``) sits at the other end of the server's
-socket and forks supervisors. A *supervisor* (``supervisor``) holds one run at a time: it is a child subreaper, so
-whatever the run starts, however it detaches, is a descendant of it for ever. To end a run it signals all
+socket and forks supervisors. A *supervisor* (``supervisor``) holds one run at a time: it is a child
+subreaper, so whatever the run starts, however it detaches, is a descendant of it for ever. To end a run it signals all
 descendants and reaps, again and again, until ``waitpid`` says ECHILD: nothing is left. That is the proof of
 death, and it is also why a supervisor can be used again for the next run.
 
