@@ -23,6 +23,10 @@ logger = get_logger("q9gent.containment")
 
 HELPER_FOLDER = os.path.dirname(os.path.abspath(__file__))
 
+NEWS_KEPT = 4096
+"""How many ended supervisors are remembered. Most end idle, and nobody asks; who does ask does so at once,
+and there are never more than runs."""
+
 START_TIMEOUT_SECONDS = 10.0
 """For the helpers' own start, which takes 20 ms: what takes longer has failed."""
 
@@ -164,6 +168,8 @@ class ForkServer:
                 return
             _kind, pid, killed = packet.split()
             self._gone[int(pid)] = int(killed)
+            if len(self._gone) > NEWS_KEPT:
+                del self._gone[next(iter(self._gone))]
             self._tell()
 
     def _tell(self) -> None:

@@ -17,13 +17,16 @@ import trio
 
 from q9gent.containment._linux_fork_server import ForkServer, Supervisor
 from q9gent.containment._linux_tree import LinuxTree
-from q9gent.containment.protocol import ContainmentUnavailable, Launch
+from q9gent.containment.protocol import ContainmentUnavailable, Launch, SpawnError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 IDLE_SUPERVISORS = 16
 """How many wait for a next run: about 1 MB each, and a fork saved for every turn."""
+
+IDLE_SECONDS = 10.0
+"""How long they wait; one stays, so that the next run needs no fork."""
 
 
 class LinuxContainment:
@@ -34,7 +37,7 @@ class LinuxContainment:
 
     def __init__(self, fork_server: ForkServer) -> None:
         self._fork_server = fork_server
-        self._idle: list[Supervisor] = []
+        self._idle: list[tuple[float, Supervisor]] = []  # the longest idle first
         self._live = 0
 
     @asynccontextmanager
@@ -57,7 +60,7 @@ class LinuxContainment:
 
     async def _take(self) -> Supervisor:
         while self._idle:
-            supervisor = self._idle.pop()
+            _since, supervisor = self._idle.pop()
             if supervisor.is_alive():
                 return supervisor
             supervisor.close()
@@ -65,14 +68,28 @@ class LinuxContainment:
 
     def _put_back(self, supervisor: Supervisor, *, reusable: bool) -> None:
         if reusable and len(self._idle) < IDLE_SUPERVISORS:
-            self._idle.append(supervisor)
+            self._idle.append((trio.current_time(), supervisor))
         else:
             supervisor.close()
 
-    def close(self) -> None:
-        """Let the idle supervisors end."""
-        while self._idle:
-            self._idle.pop().close()
+    async def keep_idle(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Hold one supervisor ready from the start, and let those end that have been idle for long.
+
+        Raises:
+            SpawnError: Not even one can be forked.
+
+        Cancellation: they all end.
+        """
+        try:
+            self._put_back(await self._fork_server.fork(), reusable=True)
+            task_status.started()
+            while True:
+                await trio.sleep(IDLE_SECONDS)
+                while len(self._idle) > 1 and trio.current_time() - self._idle[0][0] >= IDLE_SECONDS:
+                    self._idle.pop(0)[1].close()
+        finally:
+            while self._idle:
+                self._idle.pop()[1].close()
 
 
 @asynccontextmanager
@@ -83,18 +100,16 @@ async def open_linux() -> AsyncIterator[LinuxContainment]:
         ContainmentUnavailable: This system has no subreapers, or cannot start the helper.
     """
     fork_server = ForkServer()
-    failure: OSError | None = None
+    failure: OSError | SpawnError | None = None
     async with trio.open_nursery() as nursery:
         try:
             await nursery.start(fork_server.run)
-        except OSError as error:
+            containment = LinuxContainment(fork_server)
+            await nursery.start(containment.keep_idle)
+        except (OSError, SpawnError) as error:
             failure = error
         else:
-            containment = LinuxContainment(fork_server)
-            try:
-                yield containment
-            finally:
-                containment.close()
-                nursery.cancel_scope.cancel()
+            yield containment
+        nursery.cancel_scope.cancel()
     if failure is not None:
         raise ContainmentUnavailable(str(failure)) from failure

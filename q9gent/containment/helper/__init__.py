@@ -4,11 +4,11 @@ A program of its own, beside the server: standard library only, small, single-th
 safe, and started isolated (``python -I -S``). The server imports ``processes`` and the constants here, and
 nothing else of it.
 
-It is two programs in one. The *fork server* (``fork_server``) sits at the other end of the server's
-socket and forks supervisors. A *supervisor* (``supervisor``) holds one run at a time: it is a child
-subreaper, so whatever the run starts, however it detaches, is a descendant of it for ever. To end a run it signals all
-descendants and reaps, again and again, until ``waitpid`` says ECHILD: nothing is left. That is the proof of
-death, and it is also why a supervisor can be used again for the next run.
+It is two programs in one. The *fork server* (``fork_server``) sits at the other end of the server's socket
+and forks supervisors. A *supervisor* (``supervisor``) holds one run at a time: it is a child subreaper, so
+whatever the run starts, however it detaches, is a descendant of it for ever. To end a run it signals all
+descendants and reaps, again and again, until ``waitpid`` says ECHILD: nothing is left. That is the proof
+of death, and it is also why a supervisor can be used again for the next run.
 
 Both ignore the signals by which terminals and service managers end things; only their socket, the
 *lifeline*, ends them: its end of file (or any error) means that the server is gone, and then the runs must go

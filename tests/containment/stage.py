@@ -1,0 +1,255 @@
+"""Where a containment strategy is put to the test, without a server around it.
+
+An actor is a tree that runs the simulated agent. Every process of it carries the actor's session id on
+its command line, which survives a scrubbed environment, so death is proven by the system's process
+table: the strategy's own word is compared with it, never believed.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import time
+import uuid
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import process_scan
+import psutil
+import trio
+from process_scan import Found
+
+from q9gent import simulator
+from q9gent.containment import Containment, Death, Launch, Tree, open_containment
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+PLAY_SECONDS = 60.0
+LINE_SECONDS = 20.0
+ZOMBIE_SECONDS = 5.0
+AGENT = (sys.executable, "-I", "-S", simulator.__file__)
+
+LIMITS = {
+    ("posix", "scrubbed"): "a process that left its session, its parents and its environment escapes",
+}
+"""What a strategy says that it cannot do, by strategy and behaviour: it must still be so, and be told."""
+
+
+def everyone() -> list[Found]:
+    """Every process of the system, zombies too."""
+    if sys.platform == "linux":
+        return process_scan.everyone()
+    found = []
+    for process in psutil.process_iter():
+        try:
+            with process.oneshot():
+                command = " ".join(process.cmdline())
+                state = "Z" if process.status() == psutil.STATUS_ZOMBIE else "S"
+                started = int(process.create_time() * 1000)
+                found.append(Found(process.pid, process.ppid() or 0, state, started, command))
+        except psutil.Error:
+            continue
+    return found
+
+
+def shown(found: list[Found]) -> str:
+    """Processes, one a line."""
+    return "".join(f"\n  {one}" for one in found) or " none"
+
+
+def open_descriptors() -> list[str]:
+    """What this process holds open, as far as the system tells."""
+    folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
+    if not os.path.isdir(folder):
+        return []
+    found = []
+    for name in os.listdir(folder):
+        try:
+            found.append(f"{name} {os.readlink(f'{folder}/{name}') if folder.startswith('/proc') else ''}")
+        except OSError:
+            continue  # the descriptor that lists them
+    return sorted(found)
+
+
+class Actor:
+    """A tree, what it says, and the processes it was seen to have."""
+
+    def __init__(self, tree: Tree, session: str) -> None:
+        self.tree = tree
+        self.session = session
+        self.seen: list[Found] = []
+        self._rest = b""
+
+    async def raw(self) -> bytes:
+        """The next line of stdout; what is there at its end without a newline counts; then ``b""``."""
+        with trio.fail_after(LINE_SECONDS):
+            while b"\n" not in self._rest:
+                data = await self.tree.stdout.receive(65536)
+                if not data:
+                    line, self._rest = self._rest, b""
+                    return line
+                self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    async def line(self, subtype: str) -> dict[str, Any]:
+        """The next line of a kind; those before it are passed over."""
+        while True:
+            raw = await self.raw()
+            assert raw, f"the output ended without {subtype!r}"
+            line: dict[str, Any] = json.loads(raw)
+            if line.get("subtype") == subtype:
+                self.note()
+                return line
+
+    async def children(self, count: int) -> list[int]:
+        """Wait until that many descendants are in their final state; return their pids."""
+        return [(await self.line("child"))["pid"] for _ in range(count)]
+
+    async def waiting(self) -> None:
+        """Wait until the leader waits."""
+        await self.line("waiting")
+
+    def note(self) -> list[Found]:
+        """Remember the processes that there are now; return all seen so far."""
+        known = {(one.pid, one.started) for one in self.seen}
+        self.seen += [one for one in self._with_token() if (one.pid, one.started) not in known]
+        return self.seen
+
+    def living(self) -> list[Found]:
+        """The tree's processes that are not dead, by the process table."""
+        return [one for one in self._with_token() if one.state != "Z"]
+
+    def zombies(self) -> list[Found]:
+        """Those that were seen, are dead and have not been reaped."""
+        seen = {(one.pid, one.started) for one in self.seen}
+        return [one for one in everyone() if one.state == "Z" and (one.pid, one.started) in seen]
+
+    def _with_token(self) -> list[Found]:
+        return [one for one in everyone() if self.session in one.command]
+
+
+class Stage:
+    """One strategy, open, and its actors."""
+
+    containment: Containment
+
+    def __init__(self, strategy: str, record: Callable[[str, object], None]) -> None:
+        self.strategy = strategy
+        self.actors: list[Actor] = []
+        self._record = record
+
+    def launch(self, prompt: str, *more: str, stdin: bytes | None = None) -> tuple[Launch, str]:
+        """What starts the simulated agent with a session of its own, and that session's id."""
+        session = str(uuid.uuid4())
+        return Launch(argv=(*AGENT, "-p", prompt, "--session-id", session, *more), stdin=stdin), session
+
+    @asynccontextmanager
+    async def actor(
+        self, prompt: str, *more: str, grace_seconds: float = 0, stdin: bytes | None = None
+    ) -> AsyncIterator[Actor]:
+        """A tree of the simulated agent."""
+        launch, session = self.launch(prompt, *more, stdin=stdin)
+        async with self.play(launch, session, grace_seconds=grace_seconds) as actor:
+            yield actor
+
+    @asynccontextmanager
+    async def play(
+        self, launch: Launch, session: str, *, grace_seconds: float = 0
+    ) -> AsyncIterator[Actor]:
+        """A tree of any program that carries ``session`` on its command line."""
+        async with self.containment.open_tree(launch, grace_seconds=grace_seconds) as tree:
+            actor = Actor(tree, session)
+            self.actors.append(actor)
+            yield actor
+
+    def assert_gone(self, actor: Actor, death: Death | None, behaviour: str = "") -> None:
+        """Prove that nothing of it is left, or that a limit is what the strategy says it is."""
+        if death is not None:
+            assert death.survivors == ()
+        limit = LIMITS.get((self.strategy, behaviour))
+        if limit is not None:
+            self._assert_limit(actor, limit)
+        left = actor.living()
+        assert not left, f"alive:{shown(left)}"
+        # A reaper is proven by the absence of zombies; elsewhere init has them, in its own time.
+        patience = 0.0 if self.strategy == "linux" else ZOMBIE_SECONDS
+        zombies = process_scan.wait_for(actor.zombies, lambda found: not found, patience)
+        assert not zombies, f"zombies:{shown(zombies)}"
+
+    def _assert_limit(self, actor: Actor, limit: str) -> None:
+        escaped = actor.living()
+        assert escaped, f"nothing escaped: {self.strategy} has this limit no more: {limit}"
+        for one in escaped:
+            psutil.Process(one.pid).kill()
+        process_scan.wait_for(actor.living, lambda found: not found, ZOMBIE_SECONDS)
+        assert "can escape" in self.containment.guarantee, "the limit must be told"
+        self._record("limit", limit)
+
+    def perform(self, scenario: Callable[[], Awaitable[None]]) -> None:
+        """Open the strategy, do a scenario, and prove that not a trace is left."""
+
+        async def main() -> None:
+            with trio.fail_after(PLAY_SECONDS):
+                async with open_containment(self.strategy) as self.containment:
+                    await scenario()
+
+        descriptors = open_descriptors()
+        children = _children()
+        try:
+            trio.run(main)
+        finally:
+            left = [one for actor in self.actors for one in actor.living()]
+            for one in left:
+                _kill(one)
+        assert not left, f"alive:{shown(left)}"
+        assert open_descriptors() == descriptors
+        helpers = [one for one in process_scan.wait_for(_new_children(children), _none, ZOMBIE_SECONDS)]
+        assert not helpers, f"helpers:{shown(helpers)}"
+
+
+def _none(found: list[Found]) -> bool:
+    return not found
+
+
+def _children() -> list[Found]:
+    return [one for one in everyone() if one.parent == os.getpid()]
+
+
+def _new_children(before: list[Found]) -> Callable[[], list[Found]]:
+    known = {(one.pid, one.started) for one in before}
+    return lambda: [one for one in _children() if (one.pid, one.started) not in known]
+
+
+def _kill(found: Found) -> None:
+    try:
+        process = psutil.Process(found.pid)
+        if found.command == " ".join(process.cmdline()).strip():
+            process.kill()
+    except psutil.Error:
+        pass
+
+
+def on_stage(test: Callable[[Stage], Awaitable[None]]) -> Callable[[Stage], None]:
+    """Make a test of an async function of a stage."""
+
+    @functools.wraps(test)
+    def performed(stage: Stage) -> None:
+        stage.perform(lambda: test(stage))
+
+    return performed
+
+
+class Clock:
+    """How long something took."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since it was made."""
+        return time.monotonic() - self._began

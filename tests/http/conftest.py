@@ -1,0 +1,41 @@
+"""Servers that the tests of a module share, and what is asked of their logs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from raw_client import RawClient
+from server_process import LiveServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(scope="module")
+def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., LiveServer]]:
+    """Start servers that live as long as the module; afterwards each is stopped and proven clean."""
+    servers: list[LiveServer] = []
+
+    def start(*options: str, environment: dict[str, str] | None = None) -> LiveServer:
+        folder = tmp_path_factory.mktemp("shared")
+        servers.append(LiveServer(str(folder), *options, environment=environment))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+        assert "Traceback" not in server.log, server.log
+
+
+@pytest.fixture(scope="module")
+def shared(start_shared: Callable[..., LiveServer]) -> LiveServer:
+    """A server with the defaults, on the simulated agent, shared by the module."""
+    return start_shared("--simulate")
+
+
+@pytest.fixture
+def client(shared: LiveServer) -> Iterator[RawClient]:
+    """A fresh connection to the shared server."""
+    with RawClient((shared.host, shared.port)) as connection:
+        yield connection

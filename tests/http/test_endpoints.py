@@ -1,0 +1,342 @@
+"""The endpoints: what each answers, byte for byte where a client depends on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from process_scan import still_alive
+from raw_client import RawClient, post_bytes, request_bytes, spawn_bytes
+from running import UNKNOWN_ID, address_of, agents, begin, connect, runs
+from sse_events import TERMINAL, messages, session_of
+
+import q9gent
+
+if TYPE_CHECKING:
+    from server_process import LiveServer
+
+MALFORMED_IDS = [
+    "abc",
+    UNKNOWN_ID.upper().replace("0", "A"),
+    UNKNOWN_ID + "0",
+    f"{{{UNKNOWN_ID}}}",
+    UNKNOWN_ID.replace("-", ""),
+    "..%2f..%2fetc%2fpasswd",
+    "%2e%2e",
+    "..",
+    "%00",
+    f"{UNKNOWN_ID}%0a",
+    f"{UNKNOWN_ID}%00",
+    "%ff%fe",
+    "-p",
+    "*",
+    "%E2%80%A8",
+]
+
+
+def test_health_tells_status_and_version(client: RawClient) -> None:
+    """`GET /health` answers exactly these two members."""
+    answer = client.ask("GET", "/health")
+    assert answer.status == 200
+    assert answer.json == {"status": "ok", "version": q9gent.__version__}
+    assert answer.headers["content-length"] == str(len(answer.body))
+    assert "date" in answer.headers
+    assert "server" not in answer.headers
+
+
+def test_stream_has_the_headers_of_a_stream(client: RawClient) -> None:
+    """A run's answer is an uncached event stream that no proxy shall buffer, and names its run."""
+    client.send(spawn_bytes("hello"))
+    status, headers = client.head()
+    assert status == 200
+    assert headers["content-type"] == "text/event-stream"
+    assert headers["cache-control"] == "no-cache"
+    assert headers["x-accel-buffering"] == "no"
+    assert uuid.UUID(headers["x-q9gent-run-id"]).version == 4
+    assert "content-length" not in headers
+    assert headers["transfer-encoding"] == "chunked"
+
+
+def test_spawn_sends_output_then_completed(client: RawClient) -> None:
+    """One `output` a line, then `completed` with what was measured, and nothing else."""
+    client.send(spawn_bytes("hello"))
+    *outputs, last = client.whole()
+    assert [event["type"] for event in outputs] == ["output"] * 3
+    assert [line["type"] for line in messages(outputs)] == ["system", "assistant", "result"]
+    assert set(last) == {"type", "duration_ms", "killed"}
+    assert last["type"] == "completed"
+    assert last["killed"] == 0
+    assert last["duration_ms"] >= 0
+
+
+def test_spawn_keeps_no_session_unasked(client: RawClient, shared: LiveServer) -> None:
+    """Without `create_session` no session is announced and none is stored."""
+    before = shared.sessions()
+    client.send(spawn_bytes("hello", create_session=False))
+    assert "session_created" not in [event["type"] for event in client.whole()]
+    assert shared.sessions() == before
+
+
+def test_create_session_comes_first(client: RawClient, shared: LiveServer) -> None:
+    """The id is told before the process prints, is the one that the CLI was given, and is listed."""
+    client.send(spawn_bytes("!sleep 0.1\nhello", create_session=True))
+    events = client.whole()
+    session_id = session_of(events)
+    assert set(events[0]) == {"type", "session_id"}
+    assert uuid.UUID(session_id).version == 4
+    assert {line["session_id"] for line in messages(events)} == {session_id}
+    (listed,) = [one for one in shared.sessions() if one["session_id"] == session_id]
+    assert listed["agent_type"] == "test"
+    assert set(listed) == {"session_id", "agent_type", "created_at", "last_used"}
+    assert type(listed["created_at"]) is type(listed["last_used"]) is int
+
+
+def test_message_continues_the_session(client: RawClient) -> None:
+    """`POST /message/{id}` resumes exactly the session that was told."""
+    client.send(spawn_bytes("red", create_session=True))
+    session_id = session_of(client.whole())
+    client.send(post_bytes(f"/message/{session_id}", {"prompt": "green"}))
+    events = client.whole()
+    assert events[-1]["type"] == "completed"
+    assert "You asked me before: red." in json.dumps(messages(events))
+    assert {line["session_id"] for line in messages(events)} == {session_id}
+
+
+def test_resume_id_with_create_session_forks(client: RawClient) -> None:
+    """The fork has an id of its own and the history of the first, which stays free."""
+    client.send(spawn_bytes("red", create_session=True))
+    old = session_of(client.whole())
+    client.send(spawn_bytes("green", create_session=True, resume_id=old))
+    events = client.whole()
+    assert session_of(events) != old
+    assert "You asked me before: red." in json.dumps(messages(events))
+
+
+@pytest.mark.parametrize("session_id", [UNKNOWN_ID, *MALFORMED_IDS])
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/message/", '{"prompt": "x"}'),
+        ("POST", "/terminate/", None),
+        ("DELETE", "/sessions/", None),
+    ],
+)
+def test_unknown_and_malformed_ids_are_404(
+    client: RawClient, method: str, path: str, body: str | None, session_id: str
+) -> None:
+    """No id but a known one reaches a session, a run or the file system."""
+    answer = client.ask(method, path + session_id, body, "Content-Type: application/json")
+    assert answer.status == 404
+    assert answer.error
+
+
+def test_not_found_names_the_id_in_the_guides_words(client: RawClient) -> None:
+    """The guide's wording, with the id that was asked for."""
+    answer = client.ask("POST", f"/message/{UNKNOWN_ID}", '{"prompt": "x"}', "Content-Type: application/json")
+    assert answer.json == {"error": f"Session not found: {UNKNOWN_ID}"}
+
+
+def test_session_file_is_not_reached_by_its_path(client: RawClient, shared: LiveServer) -> None:
+    """A stored session is not found under a path that leads to its file."""
+    client.send(spawn_bytes("hello", create_session=True))
+    session_id = session_of(client.whole())
+    name = os.path.basename(shared.session_folder)
+    for path in (f"..%2f{name}%2f{session_id}", f".%2f{session_id}", f"{session_id}.json"):
+        assert client.ask("DELETE", f"/sessions/{path}").status == 404
+    assert session_id in [one["session_id"] for one in shared.sessions()]
+
+
+def test_message_to_a_live_session_is_409(shared: LiveServer) -> None:
+    """A session has one turn at a time: by `/message`, by `resume_id`, and its file is not deleted."""
+    with connect(shared) as busy, connect(shared) as other:
+        begin(busy, "", create_session=True)
+        (run,) = runs(shared)
+        session_id = run["session_id"]
+        other.send(post_bytes(f"/message/{session_id}", {"prompt": "x"}))
+        refused = other.answer()
+        assert (refused.status, refused.json) == (
+            409,
+            {"error": f"Session has a running process: {session_id}"},
+        )
+        other.send(spawn_bytes("x", resume_id=session_id))
+        assert other.answer().status == 409
+        assert other.ask("DELETE", f"/sessions/{session_id}").status == 409
+        assert other.ask("POST", f"/terminate/{session_id}").status == 200
+        other.send(post_bytes(f"/message/{session_id}", {"prompt": "now it is free"}))
+        assert other.whole()[-1]["type"] == "completed"
+
+
+@pytest.mark.parametrize("by", ["session_id", "run_id"])
+def test_terminate_by_either_id(shared: LiveServer, by: str) -> None:
+    """The answer tells both ids and how it ended; the stream ends with `terminated`."""
+    with connect(shared) as busy, connect(shared) as other:
+        stream = begin(busy, "", create_session=True)
+        (run,) = runs(shared)
+        answer = other.ask("POST", f"/terminate/{run[by]}")
+        assert answer.status == 200
+        told = answer.json
+        assert told["message"] == "Process terminated successfully"
+        assert (told["run_id"], told["session_id"]) == (run["run_id"], run["session_id"])
+        *_, event = stream
+        assert event["type"] == "error"
+        assert event["code"] == told["code"] == "terminated"
+        assert event["error"].startswith("Process execution failed: ")
+        assert event["exit_code"] == 143
+
+
+def test_terminate_answers_after_the_last_death(shared: LiveServer) -> None:
+    """When `/terminate` has answered, no process of the run is alive, not even a deaf or detached one."""
+    with connect(shared) as busy, connect(shared) as other:
+        prompt = "!ignore-term\n!child setsid 2\n!child daemon\n!child scrubbed\n!child ignore-term"
+        stream = begin(busy, prompt, create_session=True)
+        (run,) = runs(shared)
+        assert run["processes"] >= 6
+        tree = agents(shared)
+        assert len(tree) >= 6
+        assert other.ask("POST", f"/terminate/{run['run_id']}").status == 200
+        assert still_alive(tree) == []
+        assert list(stream)[-1]["code"] == "terminated"
+        assert other.ask("POST", f"/terminate/{run['run_id']}").status == 404
+
+
+def test_two_terminates_at_once_both_answer_200(shared: LiveServer) -> None:
+    """Who asks while the run is being ended is told of the same end."""
+    with connect(shared) as busy:
+        begin(busy, "!ignore-term")
+        (run,) = runs(shared)
+        barrier = threading.Barrier(2)
+
+        def ask() -> tuple[int, object]:
+            with connect(shared) as other:
+                barrier.wait(10)
+                answer = other.ask("POST", f"/terminate/{run['run_id']}")
+                return answer.status, answer.json
+
+        with ThreadPoolExecutor(2) as pool:
+            first, second = (future.result() for future in [pool.submit(ask), pool.submit(ask)])
+    assert first == second
+    assert first[0] == 200
+
+
+def test_the_run_id_is_told_in_a_header(shared: LiveServer) -> None:
+    """The header's id is the live run's, and ends it."""
+    with connect(shared) as busy, connect(shared) as other:
+        busy.send(spawn_bytes("!wait"))
+        _, headers = busy.head()
+        run_id = headers["x-q9gent-run-id"]
+        assert [run["run_id"] for run in runs(shared)] == [run_id]
+        assert other.ask("POST", f"/terminate/{run_id}").json["run_id"] == run_id
+
+
+def test_runs_describe_the_live_ones(shared: LiveServer) -> None:
+    """`GET /runs` tells ids, pid, start and what was printed; an ended run is not listed."""
+    assert runs(shared) == []
+    with connect(shared) as busy, connect(shared) as other:
+        stream = begin(busy, "")
+        (run,) = other.ask("GET", "/runs").json["runs"]
+        assert set(run) == {
+            "run_id",
+            "session_id",
+            "agent_type",
+            "pid",
+            "started_at",
+            "lines",
+            "bytes",
+            "processes",
+        }
+        assert run["agent_type"] == "test"
+        assert run["session_id"] is None
+        assert run["pid"] in [found.pid for found in agents(shared)]
+        assert run["lines"] == 2
+        assert run["processes"] == 1
+        other.ask("POST", f"/terminate/{run['run_id']}")
+        assert list(stream)[-1]["type"] in TERMINAL
+        assert other.ask("GET", "/runs").json == {"runs": []}
+
+
+def test_delete_forgets_a_session(client: RawClient, shared: LiveServer) -> None:
+    """After `DELETE /sessions/{id}` it is neither listed, nor stored, nor continued."""
+    client.send(spawn_bytes("hello", create_session=True))
+    session_id = session_of(client.whole())
+    file = os.path.join(shared.session_folder, f"{session_id}.json")
+    assert os.path.exists(file)
+    answer = client.ask("DELETE", f"/sessions/{session_id}")
+    assert answer.status == 200
+    assert answer.json == {"message": "Session deleted", "session_id": session_id}
+    assert not os.path.exists(file)
+    assert client.ask("DELETE", f"/sessions/{session_id}").status == 404
+    client.send(post_bytes(f"/message/{session_id}", {"prompt": "x"}))
+    assert client.answer().status == 404
+
+
+@pytest.mark.parametrize("path", ["/health", "/sessions", "/runs", "/nowhere", "/spawn"])
+def test_head_has_headers_and_no_body(client: RawClient, path: str) -> None:
+    """`HEAD` answers like `GET` without a body, and the connection can be used again."""
+    got = client.ask("GET", path)
+    head = client.ask("HEAD", path)
+    assert head.status == got.status
+    assert head.headers["content-length"] == str(len(got.body))
+    assert head.headers["content-type"] == "application/json"
+    assert client.ask("GET", "/health").status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/spawn", {"POST"}),
+        ("HEAD", "/spawn", {"POST"}),
+        ("PUT", "/health", {"GET", "HEAD"}),
+        ("DELETE", "/sessions", {"GET", "HEAD"}),
+        ("GET", f"/terminate/{UNKNOWN_ID}", {"POST"}),
+        ("GET", f"/message/{UNKNOWN_ID}", {"POST"}),
+        ("TRACE", "/health", {"GET", "HEAD"}),
+        ("BREW", "/runs", {"GET", "HEAD"}),
+    ],
+)
+def test_wrong_method_is_405(client: RawClient, method: str, path: str, allowed: set[str]) -> None:
+    """A wrong method is told which are right, in JSON."""
+    answer = client.ask(method, path)
+    assert answer.status == 405
+    assert set(re.split(", ?", answer.headers["allow"])) == allowed | {"OPTIONS"}
+    if method != "HEAD":
+        assert answer.error
+
+
+@pytest.mark.parametrize("path", ["/", "/nowhere", "/health/", "/spawn/x", "/message", "/static/x", "/docs"])
+def test_unknown_route_is_404(client: RawClient, path: str) -> None:
+    """A route that does not exist is JSON too."""
+    answer = client.ask("GET", path)
+    assert answer.status == 404
+    assert answer.error
+
+
+def test_answers_come_in_the_order_of_the_requests(client: RawClient) -> None:
+    """Pipelined requests are each answered, in order, streams among them."""
+    client.send(
+        request_bytes("GET", "/health")
+        + spawn_bytes("one")
+        + request_bytes("GET", "/nowhere")
+        + spawn_bytes("two")
+        + request_bytes("GET", "/runs")
+    )
+    assert client.answer().status == 200
+    assert "You said: one" in json.dumps(client.whole())
+    assert client.answer().status == 404
+    assert "You said: two" in json.dumps(client.whole())
+    assert client.answer().json == {"runs": []}
+
+
+def test_one_connection_serves_many_turns(client: RawClient, shared: LiveServer) -> None:
+    """Keep-alive works across stream responses: many turns on the one connection."""
+    local = client.sock.getsockname()
+    for number in range(20):
+        client.send(spawn_bytes(f"turn {number}"))
+        assert client.whole()[-1]["type"] == "completed"
+    assert client.sock.getsockname() == local
+    assert client.sock.getpeername() == address_of(shared)

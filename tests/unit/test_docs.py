@@ -1,0 +1,351 @@
+"""The documentation says what the code does: tables are compared, examples are decoded."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import click
+import msgspec
+import pytest
+
+import q9gent
+from q9gent import errors
+from q9gent.cli import cli
+from q9gent.ending import CAUSES
+from q9gent.http.app import create_app
+from q9gent.settings import ENVIRONMENT_PREFIX, GIB, KIB, MIB, Settings
+from q9gent.wire.events import Code, Completed, Event, Failed
+from q9gent.wire.requests import MessageRequest, SpawnRequest, decode_request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+FENCE = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+CURL = re.compile(r"curl [^\n]*?(?P<path>/(?:spawn|message)\b).*?-d '(?P<body>[^']*)'", re.DOTALL)
+FLAG = re.compile(r"(?<![\w/-])--[a-z][A-Za-z-]*[a-zA-Z]")
+VARIABLE = re.compile(rf"\b{ENVIRONMENT_PREFIX}[A-Z_]+")
+LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
+
+FLAGS_OF_OTHERS = {
+    # the Claude CLI
+    *("--allowedTools", "--append-system-prompt", "--dangerously-skip-permissions", "--fork-session"),
+    *("--input-format", "--max-tokens", "--max-turns", "--model", "--output-format", "--resume", "--restricted"),
+    *("--session-id", "--system-prompt-snapshot", "--tools", "--verbose"),
+    # curl, hypercorn, systemd
+    *("--cacert", "--cert", "--unix-socket", "--workers", "--property"),
+}
+
+
+def page(name: str) -> str:
+    """The text of a page."""
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def section(name: str, heading: str) -> str:
+    """The text of one section of a page, without its heading."""
+    parts = re.split(r"^(#+) +(.*)$", page(name), flags=re.MULTILINE)
+    level = 0
+    found = ""
+    for hashes, title, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        if level and len(hashes) <= level:
+            break
+        if level:
+            found += text
+        elif title == heading:
+            level, found = len(hashes), text
+    assert level, f"no section {heading!r} in {name}"
+    return found
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the tables in a text, headings left out."""
+    lines = [line.strip() for line in text.splitlines()]
+    tables = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("|")]
+    rules = [index for index, cells in enumerate(tables) if set("".join(cells)) <= set("-: |")]
+    return [cells for index, cells in enumerate(tables) if index not in rules and index + 1 not in rules]
+
+
+def blocks(language: str) -> Iterator[Any]:
+    """The code blocks of a language in all pages, as test parameters."""
+    for name in PAGES:
+        for number, match in enumerate(FENCE.finditer(page(name)), 1):
+            if match[2] == language:
+                indent = len(match[1])
+                code = "".join(line[indent:] for line in match[3].splitlines(keepends=True))
+                yield pytest.param(code, id=f"{name}-{number}")
+
+
+def curls() -> Iterator[Any]:
+    """The bodies that pages post with curl, as test parameters."""
+    for name in PAGES:
+        for number, match in enumerate(CURL.finditer(page(name)), 1):
+            yield pytest.param(match["path"], match["body"], id=f"{name}-{number}")
+
+
+# Settings.
+
+
+def plain_type(hint: Any) -> tuple[Any, list[msgspec.Meta]]:
+    """A field's type without its annotations, and these."""
+    metas: list[msgspec.Meta] = []
+    while get_origin(hint) is Annotated or type(None) in get_args(hint):
+        if get_origin(hint) is Annotated:
+            hint, *more = get_args(hint)
+            metas += more
+        else:
+            hint = next(part for part in get_args(hint) if part is not type(None))
+    return hint, metas
+
+
+def shown(value: object) -> str:
+    """A value as the table shows it."""
+    if value is None or value == ():
+        return "–"
+    if isinstance(value, bool):
+        return "`on`" if value else "`off`"
+    if isinstance(value, int) and value >= KIB:
+        for unit, size in ("GiB", GIB), ("MiB", MIB), ("KiB", KIB):
+            if value % size == 0 and value >= 64 * KIB:
+                return f"`{value}` ({value // size} {unit})"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def bounds(hint: Any) -> str:
+    """What a setting may be, as the table shows it."""
+    kind, metas = plain_type(hint)
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{word}`" for word in get_args(kind))
+    low = next((f"≥ {shown(meta.ge)}" for meta in metas if meta.ge is not None), "")
+    low = low or next((f"> {shown(meta.gt)}" for meta in metas if meta.gt is not None), "")
+    high = next((f"≤ {shown(meta.le)}" for meta in metas if meta.le is not None), "")
+    return ", ".join(filter(None, (low, high))) or "–"
+
+
+def settings_rows() -> list[list[str]]:
+    """The settings' table as it must stand in the page."""
+    hints = get_type_hints(Settings, include_extras=True)
+    found = []
+    for field in msgspec.structs.fields(Settings):
+        _, metas = plain_type(hints[field.name])
+        description = next(meta.description for meta in metas if meta.description)
+        flag = f"`--{field.name.replace('_', '-')}`"
+        variable = f"`{ENVIRONMENT_PREFIX}{field.name.upper()}`"
+        found.append([flag, variable, shown(field.default), bounds(hints[field.name]), description])
+    return found
+
+
+def test_every_setting_has_its_row() -> None:
+    """Flag, variable, default, bounds and description are those of the table in the code, in its order."""
+    expected = settings_rows()
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in expected)
+    assert rows(section("reference/settings.md", "All settings")) == expected, f"it must be:\n{table}"
+
+
+def test_mentioned_flags_exist() -> None:
+    """A flag in any page is one of ours, or known as another program's."""
+    context = click.Context(cli)
+    ours = {option for parameter in cli.get_params(context) for option in parameter.opts}
+    found = {(name, flag) for name in PAGES for flag in FLAG.findall(page(name))}
+    assert {flag for _, flag in found} >= {"--allowed-host", "--claude-path", "--simulate"}
+    assert [pair for pair in sorted(found) if pair[1] not in ours | FLAGS_OF_OTHERS] == []
+
+
+def test_mentioned_variables_exist() -> None:
+    """An environment variable of ours in any page is a setting's."""
+    ours = {ENVIRONMENT_PREFIX + field.upper() for field in Settings.__struct_fields__}
+    found = {(name, variable) for name in PAGES for variable in VARIABLE.findall(page(name))}
+    assert [pair for pair in sorted(found) if pair[1] not in ours] == []
+
+
+# The HTTP API.
+
+
+def test_every_route_is_documented() -> None:
+    """The page has a section for each method and path that is routed, and for no other."""
+    rules = create_app(Settings()).url_map.iter_rules()
+    routes = {
+        f"`{method} {re.sub('<[^>]*>', '{id}', rule.rule)}`"
+        for rule in rules
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    headings = re.findall(r"^### (`[A-Z]+ .*`)$", page("reference/http-api.md"), re.MULTILINE)
+    assert {re.sub("{[a-z_]*}", "{id}", heading) for heading in headings} == routes
+    assert len(headings) == len(routes)
+
+
+def error_classes() -> dict[str, int]:
+    """The errors that are raised, each with its status."""
+    found = {}
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, errors.Q9gentError) and not kind.__subclasses__():
+            found[name] = kind.status
+    return found
+
+
+def test_every_error_is_documented() -> None:
+    """The page's table of errors has each class with its status, and no other."""
+    table = rows(section("reference/http-api.md", "Errors"))
+    documented = {cells[1].strip("`"): int(cells[0]) for cells in table if cells[1].startswith("`")}
+    assert documented == error_classes()
+
+
+@pytest.mark.parametrize(
+    ("heading", "kind"),
+    [("`POST /spawn`", SpawnRequest), ("`POST /message/{session_id}`", MessageRequest)],
+)
+def test_every_request_field_is_documented(heading: str, kind: type[MessageRequest]) -> None:
+    """The table of a body has each field, and says truly whether it is required."""
+    table = rows(section("reference/http-api.md", heading))
+    documented = {cells[0].strip("`"): cells[2] == "yes" for cells in table}
+    assert documented == {field.name: field.required for field in msgspec.structs.fields(kind)}
+
+
+# Events.
+
+
+def test_every_code_is_documented() -> None:
+    """The page's table of codes is the closed set of the code, in its order."""
+    table = rows(section("reference/events.md", "Codes"))
+    assert [cells[0].strip("`") for cells in table] == list(get_args(Code))
+
+
+def test_causes_are_documented_in_their_words() -> None:
+    """For a cause from outside, the page quotes the text that the event carries."""
+    table = {cells[0].strip("`"): cells[1] for cells in rows(section("reference/events.md", "Codes"))}
+    assert [code for code, words in CAUSES.items() if f"`{words}" not in table[code]] == []
+
+
+@pytest.mark.parametrize("kind", get_args(Event), ids=lambda kind: kind.__struct_config__.tag)
+def test_every_event_field_is_documented(kind: type[msgspec.Struct]) -> None:
+    """The table of an event has each of its fields, and no other."""
+    tag = kind.__struct_config__.tag
+    table = rows(section("reference/events.md", f"`{tag}`"))
+    assert [cells[0].strip("`") for cells in table] == ["type", *kind.__struct_fields__]
+
+
+@pytest.mark.parametrize("code", list(blocks("json")))
+def test_json_examples_are_json(code: str) -> None:
+    """What is shown as JSON is JSON."""
+    json.loads(code)
+
+
+def test_event_examples_have_the_fields_of_events() -> None:
+    """The events shown in any page have no member that events lack."""
+    known: dict[str, set[str]] = {"session_created": {"session_id"}, "output": {"data"}}
+    known |= {"completed": set(Completed.__struct_fields__), "error": set(Failed.__struct_fields__)}
+    found = [
+        json.loads(text)
+        for name in PAGES
+        for text in re.findall(r"^ *data: (\{.*\})$", page(name), re.MULTILINE)
+        if "…" not in text
+    ]
+    assert {event["type"] for event in found} == set(known)
+    assert [event for event in found if not set(event) - {"type"} <= known[event["type"]]] == []
+
+
+# The command line.
+
+
+def test_exit_codes_are_documented() -> None:
+    """The page's table has each exit status that the code names."""
+    serve = importlib.import_module("q9gent.cli.serve")
+    named = {value for name, value in vars(serve).items() if name.startswith("EXIT_")}
+    table = rows(section("reference/command-line.md", "Exit status"))
+    assert {int(cells[0].strip("`")) for cells in table} == {0, *named}
+
+
+def test_subcommands_are_documented() -> None:
+    """Each subcommand has a section of the command line's page."""
+    for name in cli.commands:
+        assert section("reference/command-line.md", f"`q9gent {name}`")
+
+
+def test_start_up_lines_are_documented() -> None:
+    """The last of the five lines is quoted as it is printed."""
+    serve = importlib.import_module("q9gent.cli.serve")
+    assert f"📍 Endpoints: {serve.ENDPOINTS}" in page("reference/command-line.md")
+
+
+def test_every_strategy_is_documented() -> None:
+    """The containment page's table has each strategy that can be named."""
+    hint, _ = plain_type(get_type_hints(Settings, include_extras=True)["containment"])
+    table = rows(section("reference/containment.md", "Strategies"))
+    assert {cells[0].strip("`") for cells in table} == {*get_args(hint)} - {"auto"}
+
+
+# What people see and type.
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.ProcessSpawnFailed("No such file or directory"),
+        errors.SessionNotFound("SESSION_ID"),
+        errors.RunNotFound("ID"),
+        errors.SessionBusy("SESSION_ID"),
+        errors.MisdirectedRequest("q9gent.example.com"),
+        errors.UnsupportedMedia("application/x-www-form-urlencoded"),
+        errors.AtCapacity("1024 runs are live, and none ended within 10 s", retry_after_seconds=10),
+        errors.BodyTimeout(60),
+        errors.ShuttingDown(),
+        errors.SurvivorsLeft((4711,)),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_troubleshooting_quotes_the_message(error: errors.Q9gentError) -> None:
+    """A reader who searches for a message finds it, to the letter."""
+    assert str(error) in page("how-to/troubleshooting.md")
+
+
+@pytest.mark.parametrize(("path", "body"), list(curls()))
+def test_curl_bodies_are_requests(path: str, body: str) -> None:
+    """What a page posts with curl is accepted."""
+    assert decode_request(body.encode(), SpawnRequest if path == "/spawn" else MessageRequest).prompt
+
+
+def test_use_cases_are_all_there() -> None:
+    """The eight use cases and the four patterns each have a section."""
+    titles = re.findall(r"^## (?:Use case|Pattern) (\d)", page("how-to/use-cases.md"), re.MULTILINE)
+    assert titles == [*"12345678", *"1234"]
+
+
+@pytest.mark.parametrize("code", list(blocks("python")))
+def test_python_examples_compile(code: str) -> None:
+    """What is shown as Python is Python."""
+    ast.parse(code)
+
+
+@pytest.mark.parametrize("code", list(blocks("toml")))
+def test_toml_examples_are_toml(code: str) -> None:
+    """What is shown as TOML is TOML."""
+    assert tomllib.loads(code)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    """The relative links of a page are files of the documentation."""
+    folder = (DOCS / name).parent
+    assert [link for link in LINK.findall(page(name)) if not (folder / link).resolve().is_file()] == []
+
+
+def test_navigation_has_every_page() -> None:
+    """Each page stands once in the site's navigation."""
+    listed = re.findall(r"^ *- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == PAGES
+
+
+def test_changelog_begins_with_this_version() -> None:
+    """The newest released entry of the changelog is the version of the package."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[(\d[^]]*)\] - \d{4}-\d{2}-\d{2}$", text, re.MULTILINE)
+    assert versions[0] == q9gent.__version__
