@@ -161,9 +161,9 @@ class Connection(TCPServer):
             await self._finish()
             await self.protocol.handle(Closed())
         elif isinstance(event, Updated):
-            if event.idle:
+            if event.idle and not self._finished:  # an answer may end after its client has gone
                 await self.idle_task.restart(self._task_group, self._idle_timeout)
-            else:
+            elif not event.idle:
                 await self.idle_task.stop()
 
     async def _read_data(self) -> None:
@@ -181,6 +181,7 @@ class Connection(TCPServer):
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             return
         finally:
+            self._finished = True
             self._reading = None
             await self.protocol.handle(Closed())
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import trio
 from hypercorn.config import Config
@@ -57,50 +58,37 @@ def q9gent_server(settings: Settings) -> Iterator[Running]:
 
 @contextmanager
 def plain_server(settings: Settings) -> Iterator[Running]:
-    """Run the same application under a plain hypercorn, on a socket of ours so that the port is known."""
-    config = make_config(settings)
-    sockets = config.create_sockets()
-    (sock,) = sockets.insecure_sockets
-    plain = Config()
-    plain.bind = [f"fd://{sock.detach()}"]
-    plain.graceful_timeout = 0.1
-    plain.loglevel = "CRITICAL"
-    stop = trio.Event()
+    """Run the same application under a plain hypercorn."""
+    config = Config()
+    config.bind = ["127.0.0.1:0"]
+    config.graceful_timeout = 0.1
+    config.loglevel = "CRITICAL"
     app = create_app(settings)
-    address = _address_of(plain.bind[0])
+    running = Running(app, None, ("", 0))
+    stop = trio.Event()
 
-    async def serve(*, task_status: trio.TaskStatus[None]) -> None:
-        await plain_serve(
-            app,  # type: ignore[arg-type]
-            plain,
-            shutdown_trigger=stop.wait,
-            task_status=task_status,  # type: ignore[arg-type]
-        )
+    async def serve(*, task_status: trio.TaskStatus[list[str]]) -> None:
+        wrapped: Any = app
+        await plain_serve(wrapped, config, shutdown_trigger=stop.wait, task_status=task_status)
 
-    with _in_thread(Running(app, None, address), serve, stop.set) as running:
+    with _in_thread(running, serve, stop.set):
         yield running
-
-
-def _address_of(bind: str) -> tuple[str, int]:
-    import socket  # noqa: PLC0415
-
-    probe = socket.socket(fileno=int(bind.removeprefix("fd://")))
-    host, port = probe.getsockname()
-    probe.detach()
-    return host, port
 
 
 @contextmanager
 def _in_thread(
     running: Running, serve: Callable[..., Awaitable[object]], stop: Callable[[], None]
-) -> Iterator[Running]:
+) -> Iterator[None]:
     started = threading.Event()
     failures: list[BaseException] = []
 
     async def main() -> None:
         running._token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve)
+            binds = await nursery.start(serve)
+            if binds:
+                host, port = urlsplit(binds[0]).netloc.split(":")
+                running.address = host, int(port)
             started.set()
 
     def work() -> None:
@@ -116,7 +104,8 @@ def _in_thread(
     thread.start()
     assert started.wait(DEADLINE_SECONDS)
     try:
-        yield running
+        if not failures:
+            yield
     finally:
         if not running.ended.is_set():
             running.call(stop)
