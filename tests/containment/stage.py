@@ -95,6 +95,12 @@ class Actor:
         line, _, self._rest = self._rest.partition(b"\n")
         return line
 
+    def rest(self) -> bytes:
+        """What of stdout was not read as a line, and what is there now."""
+        while data := self.tree.stdout.receive_nowait(65536):
+            self._rest += data
+        return self._rest
+
     async def line(self, subtype: str) -> dict[str, Any]:
         """The next line of a kind; those before it are passed over."""
         while True:

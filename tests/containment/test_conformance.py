@@ -153,7 +153,7 @@ async def test_stdout_held(stage: Stage) -> None:
         with trio.fail_after(LINE_SECONDS):
             assert await actor.tree.wait_exited() == ExitStatus(code=0)
             await end(stage, actor, LONG_SECONDS)
-        assert b"last words" in actor.tree.stdout.receive_nowait(65536)
+        assert b"last words" in actor.rest()
 
 
 @on_stage
@@ -185,7 +185,7 @@ async def test_everything_at_once(stage: Stage) -> None:
     async with stage.actor(f"{prompt}!ignore-term\n!wait") as actor:
         await actor.children(9)
         await actor.waiting()
-        assert (await end(stage, actor, 0.1)).killed == 10
+        assert (await end(stage, actor)).killed == 10
 
 
 # How a run may end.
@@ -386,7 +386,7 @@ async def test_arguments(stage: Stage) -> None:
     """Arguments arrive as they are: quotes, blanks, line ends, an empty one, any script, a long one."""
     given = ['"', "a b", "$HOME `id` %PATH% ^&|<>", "\\", 'c:\\"x\\\\" y\\', "", "ü€😀", "x" * 20_000]
     if sys.platform != "win32":
-        given += ["two\nlines", "\udcff", "y" * 100_000]
+        given += ["two\nlines", "y" * 100_000]
     async with stage.actor("!report", *given) as actor:
         told = await actor.line("report")
         assert told["argv"][-len(given) :] == given
@@ -461,7 +461,8 @@ async def test_signals(stage: Stage) -> None:
     async with stage.actor("!report") as actor:
         told = await actor.line("report")
         assert told["blocked_signals"] == []
-        assert set(told["ignored_signals"]) <= {signal.SIGPIPE, signal.SIGXFSZ}, "Python's own"
+        ignored = {number for number in told["ignored_signals"] if number < 32}  # the C library has those above
+        assert ignored <= {signal.SIGPIPE, signal.SIGXFSZ}, "Python's own"
 
 
 # What is seen of it.
@@ -494,10 +495,7 @@ async def test_output_after_death(stage: Stage) -> None:
         with trio.fail_after(LINE_SECONDS):
             assert (await actor.tree.stderr.receive(100)).strip() == b"printed"
         await end(stage, actor)
-        told = b""
-        while data := actor.tree.stdout.receive_nowait(100):
-            told += data
-        assert b"one last thing" in told
+        assert b"one last thing" in actor.rest()
 
 
 @on_stage

@@ -63,8 +63,7 @@ def target(start_shared: Callable[..., LiveServer]) -> Iterator[LiveServer]:
     assert left <= quiet, "connections are left open"
     assert agents(server) == []
     defects = [line for line in log_lines(server) if line["level"] in ("error", "critical")]
-    assert defects == []
-    assert "Traceback" not in server.log
+    assert not defects, defects[0]
 
 
 def throw(server: LiveServer, pieces: list[bytes], *, how: str) -> None:

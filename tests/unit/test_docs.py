@@ -31,7 +31,10 @@ DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 
 FENCE = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-CURL = re.compile(r"curl [^\n]*?(?P<path>/(?:spawn|message)\b).*?-d '(?P<body>[^']*)'", re.DOTALL)
+CURL = re.compile(
+    r"^ *curl [^`\n]*?(?P<path>/(?:spawn|message)\b)[^`']*'content[^`']*'[^`']*?-d '(?P<body>[^']*)'",
+    re.MULTILINE,
+)
 FLAG = re.compile(r"(?<![\w/-])--[a-z][A-Za-z-]*[a-zA-Z]")
 VARIABLE = re.compile(rf"\b{ENVIRONMENT_PREFIX}[A-Z_]+")
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
@@ -39,7 +42,15 @@ LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
 FLAGS_OF_OTHERS = {
     # the Claude CLI
     *("--allowedTools", "--append-system-prompt", "--dangerously-skip-permissions", "--fork-session"),
-    *("--input-format", "--max-tokens", "--max-turns", "--model", "--output-format", "--resume", "--restricted"),
+    *(
+        "--input-format",
+        "--max-tokens",
+        "--max-turns",
+        "--model",
+        "--output-format",
+        "--resume",
+        "--restricted",
+    ),
     *("--session-id", "--system-prompt-snapshot", "--tools", "--verbose"),
     # curl, hypercorn, systemd
     *("--cacert", "--cert", "--unix-socket", "--workers", "--property"),
@@ -70,7 +81,9 @@ def section(name: str, heading: str) -> str:
 def rows(text: str) -> list[list[str]]:
     """The cells of the tables in a text, headings left out."""
     lines = [line.strip() for line in text.splitlines()]
-    tables = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("|")]
+    tables = [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("|")
+    ]
     rules = [index for index, cells in enumerate(tables) if set("".join(cells)) <= set("-: |")]
     return [cells for index, cells in enumerate(tables) if index not in rules and index + 1 not in rules]
 

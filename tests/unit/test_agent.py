@@ -1,0 +1,130 @@
+"""Where the CLI is, and what its version knows."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from q9gent import agent as agent_module
+from q9gent.agent import SIMULATOR, AgentProgram
+from q9gent.containment import open_containment
+from q9gent.errors import ProcessSpawnFailed
+from q9gent.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="the stand-ins are shell scripts")
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+@posix_only
+def test_a_name_is_looked_for_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a shell would."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = script(tmp_path / "my-claude", "")
+    assert AgentProgram(Settings(claude_path="my-claude")).find() == (path,)
+
+
+@posix_only
+def test_the_bundled_cli_is_the_second_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found without importing the package that carries it."""
+    package = tmp_path / "site" / "claude_agent_sdk"
+    (package / "_bundled").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('must not be imported')")
+    bundled = script(package / "_bundled" / "claude", "")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert AgentProgram(Settings()).find() == (bundled,)
+    on_path = script(tmp_path / "claude", "")
+    assert AgentProgram(Settings()).find() == (on_path,)
+
+
+def test_a_missing_program_is_told_as_the_system_would(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the guide's words; found again once it is there."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    program = AgentProgram(Settings(claude_path="no-such-program"))
+    with pytest.raises(ProcessSpawnFailed, match="Process spawn failed: No such file or directory"):
+        program.find()
+    if os.name == "posix":
+        path = script(tmp_path / "no-such-program", "")
+        assert program.find() == (path,)
+
+
+def test_the_simulated_agent_needs_no_path() -> None:
+    """It is started isolated, with this Python."""
+    assert AgentProgram(Settings(simulate=True)).find() == (sys.executable, "-I", "-S", SIMULATOR)
+
+
+@posix_only
+@pytest.mark.parametrize(
+    ("told", "snapshot"),
+    [
+        ("echo '2.1.330 (Claude Code)'", True),
+        ("echo '2.1.257 (Claude Code)'", True),
+        ("echo '2.1.252 (Claude Code)'", False),
+        ("echo '3.0.0'", True),
+        ("echo nonsense", False),
+        ("exit 1", False),
+        ("echo 2.1.330; sleep 600 & exit 0", True),
+    ],
+)
+def test_the_version_tells_what_the_cli_knows(tmp_path: Path, told: str, snapshot: bool) -> None:
+    """An unknown version is taken for an old one: a new option would stop it from starting."""
+    program = AgentProgram(Settings(claude_path=script(tmp_path / "claude", told)))
+
+    async def main() -> bool:
+        with trio.fail_after(30):
+            async with open_containment() as containment:
+                return (await program.features(containment)).system_prompt_snapshot
+
+    assert trio.run(main) is snapshot
+
+
+@posix_only
+def test_the_version_is_asked_for_once_until_the_file_changes(tmp_path: Path) -> None:
+    """By any number of requests at once."""
+    asked = tmp_path / "asked"
+    path = script(tmp_path / "claude", f"echo x >> {asked}; echo 2.1.330")
+    program = AgentProgram(Settings(claude_path=path))
+
+    async def main() -> None:
+        with trio.fail_after(30):
+            async with open_containment() as containment:
+                async with trio.open_nursery() as nursery:
+                    for _request in range(5):
+                        nursery.start_soon(program.features, containment)
+                assert asked.read_text() == "x\n"
+                script(tmp_path / "claude", f"echo x >> {asked}; echo 2.1.100 # older")
+                assert not (await program.features(containment)).system_prompt_snapshot
+                assert asked.read_text() == "x\nx\n"
+
+    trio.run(main)
+
+
+@posix_only
+def test_a_cli_that_does_not_answer_is_taken_for_an_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a bounded time, and nothing of the attempt is left."""
+    monkeypatch.setattr(agent_module, "PROBE_SECONDS", 0.2)
+    program = AgentProgram(Settings(claude_path=script(tmp_path / "claude", "exec sleep 600")))
+
+    async def main() -> None:
+        with trio.fail_after(30):
+            async with open_containment() as containment:
+                assert not (await program.features(containment)).system_prompt_snapshot
+
+    trio.run(main)
