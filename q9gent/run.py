@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from q9gent.containment.protocol import ContainmentLost
+from q9gent.containment.protocol import ContainmentLost, Death
 from q9gent.ending import Ending
 from q9gent.log import get_logger
 from q9gent.output.outbox import Outbox
@@ -24,8 +24,10 @@ from q9gent.wire.lines import LineTooLong
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from q9gent.containment.protocol import Death, ExitStatus, Tree
+    from q9gent.containment.protocol import ExitStatus, Tree
     from q9gent.settings import Settings
+
+LATE: tuple[Code, ...] = ("overflow", "internal")
 
 logger = get_logger("q9gent.run")
 
@@ -79,8 +81,12 @@ class Run:
         return self._stdout.bytes if self._stdout else 0
 
     def end(self, cause: Code, detail: str = "") -> None:
-        """Have it ended; returns at once, ``dead`` tells when it is. The first cause is kept."""
-        if self._cause is None and not self._concluded:
+        """Have it ended; returns at once, ``dead`` tells when it is.
+
+        The first cause is kept. Once its tree is dead, nothing can be its cause any more, but for what is
+        found wrong with the output that is still in the pipe.
+        """
+        if self._cause is None and not self._concluded and (cause in LATE or not self.dead.is_set()):
             self._cause = cause
             self._detail = detail
         self.scope.cancel()
@@ -131,6 +137,10 @@ class Run:
     async def _watch(self, tree: Tree) -> None:
         try:
             self._status = await tree.wait_exited()
+        except trio.Cancelled:
+            if self._cause is None:  # the request's nursery was cancelled: its server or client is going
+                self.end("disconnected")
+            raise
         except ContainmentLost as error:
             self.end("internal", str(error))
         except Exception:
@@ -171,7 +181,7 @@ class Run:
             cause=self._cause,
             detail=self._detail,
             status=self._status,
-            death=self._death,
+            death=self._death if self.tree is not None else Death(),  # never started: nothing to die
             duration_ms=round((trio.current_time() - self._began) * 1000),
         )
 

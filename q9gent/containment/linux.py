@@ -10,6 +10,7 @@ import sys
 
 assert sys.platform == "linux"
 
+import contextlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import trio
 
 from q9gent.containment._linux_fork_server import ForkServer, Supervisor
 from q9gent.containment._linux_tree import LinuxTree
-from q9gent.containment.protocol import ContainmentUnavailable, Launch, SpawnError
+from q9gent.containment.protocol import ContainmentLost, ContainmentUnavailable, Launch, SpawnError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,7 +53,8 @@ class LinuxContainment:
         finally:
             try:
                 with trio.CancelScope(shield=True):  # bounded: see LinuxTree.end
-                    await tree.end(grace_seconds)
+                    with contextlib.suppress(ContainmentLost):  # who waited for the end has been told
+                        await tree.end(grace_seconds)
             finally:
                 self._live -= 1
                 tree.close()

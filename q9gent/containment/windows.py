@@ -19,7 +19,7 @@ import errno
 import os
 import subprocess
 import sys
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -188,7 +188,8 @@ class WindowsContainment:
                 yield tree
             finally:
                 with trio.CancelScope(shield=True):  # bounded: see WindowsTree.keep
-                    await tree.end(grace_seconds)
+                    with suppress(ContainmentLost):  # who waited for the end has been told
+                        await tree.end(grace_seconds)
 
     async def _start(self, launch: Launch, resources: ExitStack) -> WindowsTree:
         """Start a process and its keeper.

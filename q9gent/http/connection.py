@@ -45,6 +45,9 @@ LINGER_SECONDS = 0.5
 """How long a finished connection is read on before it is closed: closing a socket with unread bytes makes
 the client's system throw away the answer that it has not read yet."""
 
+CLIENT_FAILURES = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
+"""A client's doing: it is gone, or speaks no TLS."""
+
 logger = get_logger("q9gent.http")
 
 current_connection: ContextVar[Connection] = ContextVar("q9gent-connection")
@@ -106,8 +109,12 @@ class Connection(TCPServer):
                 with trio.fail_after(HANDSHAKE_SECONDS):
                     await self._tls.do_handshake()
             await self._serve()
-        except (OSError, trio.BrokenResourceError, trio.TooSlowError):
-            pass  # the client's doing: gone, or no TLS
+        except CLIENT_FAILURES:
+            pass
+        except ExceptionGroup as group:
+            _expected, defects = group.split(CLIENT_FAILURES)
+            if defects is not None:
+                logger.error("connection failed", exc_info=defects)
         except Exception:
             logger.exception("connection failed")
         finally:
@@ -118,6 +125,8 @@ class Connection(TCPServer):
         raw = self._transport.socket
         if raw.family != getattr(stdlib_socket, "AF_UNIX", None):
             raw.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
+        client = parse_socket_addr(raw.family, raw.getpeername())  # fails for one that is gone already
+        server = parse_socket_addr(raw.family, raw.getsockname())
         async with TaskGroup() as task_group:
             self._task_group = task_group
             self.protocol = Http1(
@@ -127,8 +136,8 @@ class Connection(TCPServer):
                 task_group,
                 ConnectionState({}),
                 self._tls is not None,
-                parse_socket_addr(raw.family, raw.getpeername()),
-                parse_socket_addr(raw.family, raw.getsockname()),
+                client,
+                server,
                 self.protocol_send,
             )
             self.protocol.wake_reader = self._wake_reader

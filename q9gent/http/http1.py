@@ -52,7 +52,9 @@ class Http1(H11Protocol):
             return
         self.connection.receive_data(event.data)
         if self.stream is not None and self.connection.their_state not in SENDING_STATES:
-            if len(self.connection.trailing_data[0]) > READ_AHEAD_BYTES:
+            # Our own answer being complete, the client may go on as it likes: we are about to read it.
+            answering = self.connection.our_state is not h11.DONE
+            if answering and len(self.connection.trailing_data[0]) > READ_AHEAD_BYTES:
                 await self.send(Closed())
             return
         await self._handle_events()

@@ -76,7 +76,7 @@ def _check_text(request: MessageRequest) -> None:
         elif isinstance(value, tuple):
             for index, element in enumerate(value):
                 _refuse_nul(element, f"$.{field}[{index}]")
-    if not request.prompt:
+    if not request.prompt.strip():  # the CLI refuses white space alone, too, but says so to nobody
         raise InvalidRequest("Expected a prompt that is not empty - at `$.prompt`")
     for index, tool in enumerate(request.tools_allowed or ()):
         _check_tool(tool, f"$.tools_allowed[{index}]")

@@ -31,7 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "strategy" in metafunc.fixturenames:
         only = metafunc.config.getoption("strategy", default=None)
-        metafunc.parametrize("strategy", (only,) if only else OFFERED)
+        wanted = getattr(metafunc.module, "STRATEGIES", OFFERED)
+        metafunc.parametrize("strategy", [name for name in wanted if only in {None, name}])
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ class Table:
         row = self._cells.setdefault(str(facts["behaviour"]).rstrip("."), {})
         row[str(facts["strategy"])] = {
             "passed": f"limit: {facts['limit']}" if "limit" in facts else "holds",
-            "skipped": "–",
+            "skipped": "-",
             "failed": "**fails**",
         }[report.outcome]
 
@@ -74,7 +75,7 @@ class Table:
         strategies = sorted({name for row in self._cells.values() for name in row})
         lines = [["behaviour", *strategies], ["---"] * (len(strategies) + 1)]
         for behaviour, row in sorted(self._cells.items()):
-            lines.append([behaviour, *(row.get(name, "–") for name in strategies)])
+            lines.append([behaviour, *(row.get(name, "-") for name in strategies)])
         with open(self._path, "w", encoding="utf-8") as file:
             file.writelines(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -27,9 +27,9 @@ from q9gent.containment import Containment, Death, Launch, Tree, open_containmen
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-PLAY_SECONDS = 60.0
+PLAY_SECONDS = 40.0
 LINE_SECONDS = 20.0
-GONE_SECONDS = 5.0
+GONE_SECONDS = 3.0
 AGENT = (sys.executable, "-I", "-S", simulator.__file__)
 
 LIMITS = {
@@ -142,6 +142,7 @@ class Stage:
     """One strategy, open, and its actors."""
 
     containment: Containment
+    scope: trio.CancelScope  # around strategy and scenario
 
     def __init__(self, strategy: str, record: Callable[[str, object], None]) -> None:
         self.strategy = strategy
@@ -197,26 +198,20 @@ class Stage:
         """Open the strategy, do a scenario, and prove that not a trace is left."""
 
         async def main() -> None:
-            with trio.fail_after(PLAY_SECONDS):
+            with trio.fail_after(PLAY_SECONDS) as self.scope:
                 async with open_containment(self.strategy) as self.containment:
                     await scenario()
 
-        descriptors = open_descriptors()
-        children = _children()
+        descriptors, children = open_descriptors(), _children()
         try:
             trio.run(main)
-        finally:
+        finally:  # whatever happened, the next test finds a clean system
             left = [one for actor in self.actors for one in actor.living()]
-            for one in left:
-                _kill(one)
+            helpers = process_scan.wait_for(_new_children(children), lambda found: not found, GONE_SECONDS)
+            _kill([*left, *(below for one in helpers for below in process_scan.descendants(one.pid)), *helpers])
         assert not left, f"alive:{shown(left)}"
-        assert open_descriptors() == descriptors
-        helpers = [one for one in process_scan.wait_for(_new_children(children), _none, GONE_SECONDS)]
         assert not helpers, f"helpers:{shown(helpers)}"
-
-
-def _none(found: list[Found]) -> bool:
-    return not found
+        assert open_descriptors() == descriptors
 
 
 def _children() -> list[Found]:
@@ -228,13 +223,14 @@ def _new_children(before: list[Found]) -> Callable[[], list[Found]]:
     return lambda: [one for one in _children() if (one.pid, one.started) not in known]
 
 
-def _kill(found: Found) -> None:
-    try:
-        process = psutil.Process(found.pid)
-        if found.command == " ".join(process.cmdline()).strip():
-            process.kill()
-    except psutil.Error:
-        pass
+def _kill(found: list[Found]) -> None:
+    now = {(one.pid, one.started): one for one in everyone()}
+    for one in found:
+        seen = now.get((one.pid, one.started))
+        if seen is not None and seen.state != "Z":
+            psutil.Process(one.pid).kill()
+        if seen is not None and seen.parent == os.getpid() and sys.platform != "win32":
+            os.waitpid(one.pid, 0)
 
 
 def on_stage(test: Callable[[Stage], Awaitable[None]]) -> Callable[[Stage], None]:

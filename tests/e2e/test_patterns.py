@@ -34,11 +34,11 @@ def test_fire_and_forget(server: LiveServer) -> None:
 def test_interactive_session(server: LiveServer, api: MessagesApi) -> None:
     """Pattern 2: a session, then two messages in it."""
     session = session_of(server.spawn("Start code review", create_session=True))
-    server.message(session, "Check for security issues", tools_allowed=["Read"])
+    server.message(session, "Check for security holes", tools_allowed=["Read"])
     server.message(session, "Suggest performance improvements", tools_allowed=["Read"])
     assert api.turns[-1].prompts == [
         "Start code review",
-        "Check for security issues",
+        "Check for security holes",
         "Suggest performance improvements",
     ]
 

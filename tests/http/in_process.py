@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import trio
 from hypercorn.config import Config
@@ -63,15 +62,19 @@ def plain_server(settings: Settings) -> Iterator[Running]:
     config.bind = ["127.0.0.1:0"]
     config.graceful_timeout = 0.1
     config.loglevel = "CRITICAL"
+    sockets = config.create_sockets()
+    config.create_sockets = lambda: sockets  # type: ignore[method-assign]
+    (sock,) = sockets.insecure_sockets
+    sock.listen(config.backlog)
     app = create_app(settings)
-    running = Running(app, None, ("", 0))
+    running = Running(app, None, sock.getsockname())
     stop = trio.Event()
 
     async def serve(*, task_status: trio.TaskStatus[list[str]]) -> None:
         wrapped: Any = app
         await plain_serve(wrapped, config, shutdown_trigger=stop.wait, task_status=task_status)
 
-    with _in_thread(running, serve, stop.set):
+    with sock, _in_thread(running, serve, stop.set):
         yield running
 
 
@@ -85,10 +88,7 @@ def _in_thread(
     async def main() -> None:
         running._token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
-            binds = await nursery.start(serve)
-            if binds:
-                host, port = urlsplit(binds[0]).netloc.split(":")
-                running.address = host, int(port)
+            await nursery.start(serve)
             started.set()
 
     def work() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from q9gent.admission import Admission
 from q9gent.errors import AtCapacity
@@ -114,3 +117,99 @@ async def test_a_run_that_fails_gives_its_place_back() -> None:
         with pytest.raises(RuntimeError):
             async with admission.place():
                 raise RuntimeError
+
+
+@on_a_mock_clock
+async def test_a_newcomer_does_not_take_the_place_of_one_who_waits() -> None:
+    """A place that was just given back belongs to the first in the queue."""
+    admission = Admission(1, queue_seconds=100)
+    order: list[str] = []
+
+    async def wait() -> None:
+        async with admission.place():
+            order.append("waited")
+
+    async with trio.open_nursery() as nursery:
+        async with admission.place():
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+        async with admission.place():  # asked for in the same step as the other is given back
+            order.append("newcomer")
+    assert order == ["waited", "newcomer"]
+
+
+@on_a_mock_clock
+async def test_the_time_in_the_queue_does_not_limit_the_run() -> None:
+    """Only the wait has a deadline."""
+    admission = Admission(1, queue_seconds=1)
+    async with admission.place():
+        await trio.sleep(500)
+    assert trio.current_time() >= 500
+
+
+@on_a_mock_clock
+async def test_a_run_that_is_cancelled_gives_its_place_back() -> None:
+    """Also in the very step in which it was given."""
+    admission = Admission(1, queue_seconds=100)
+
+    async def hold() -> None:
+        async with admission.place():
+            await trio.sleep_forever()
+
+    with trio.move_on_after(1):
+        await hold()
+    async with trio.open_nursery() as nursery:
+        async with admission.place():
+            nursery.start_soon(hold)
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()  # the place has been handed over, its new holder has not run yet
+    with trio.fail_after(1):
+        async with admission.place():
+            pass
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    max_runs=st.integers(1, 4),
+    queue_seconds=st.sampled_from([0, 3, 50]),
+    requests=st.lists(
+        st.tuples(
+            st.integers(0, 20),  # when it comes
+            st.integers(0, 10),  # how long it holds its place
+            st.sampled_from([*range(25), float("inf")]),  # how long until its client goes
+        ),
+        max_size=15,
+    ),
+)
+def test_never_more_than_allowed_and_none_lost(
+    max_runs: int, queue_seconds: float, requests: list[tuple[float, float, float]]
+) -> None:
+    """Whoever comes, waits, gives up or is cancelled in its place, in any order."""
+
+    @on_a_mock_clock
+    async def main() -> None:
+        admission, live = Admission(max_runs, queue_seconds), 0
+
+        async def request(comes: float, holds: float, goes: float) -> None:
+            nonlocal live
+            await trio.sleep(comes)
+            with trio.move_on_after(goes), contextlib.suppress(AtCapacity):
+                async with admission.place():
+                    live += 1
+                    try:
+                        assert live <= max_runs
+                        await trio.sleep(holds)
+                    finally:
+                        live -= 1
+
+        async with trio.open_nursery() as nursery:
+            for times in requests:
+                nursery.start_soon(request, *times)
+        assert admission.waiting == 0
+        async with contextlib.AsyncExitStack() as stack:
+            for _place in range(max_runs):  # every place is free again, and not one more
+                await stack.enter_async_context(admission.place())
+            with pytest.raises(AtCapacity):
+                await stack.enter_async_context(admission.place())
+
+    main()

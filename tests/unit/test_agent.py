@@ -128,3 +128,116 @@ def test_a_cli_that_does_not_answer_is_taken_for_an_old_one(
                 assert not (await program.features(containment)).system_prompt_snapshot
 
     trio.run(main)
+
+
+@posix_only
+def test_a_bare_name_is_not_looked_for_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository that carries a program called `claude` must not become the agent."""
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setitem(sys.modules, "claude_agent_sdk", None)
+    monkeypatch.chdir(tmp_path)
+    script(tmp_path / "claude", "echo planted")
+    with pytest.raises(ProcessSpawnFailed):
+        AgentProgram(Settings()).find()
+    assert AgentProgram(Settings(claude_path="./claude")).find() == ("./claude",)
+
+
+@posix_only
+def test_only_the_default_name_is_looked_for_in_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that was named and is missing must not silently become another program."""
+    package = tmp_path / "site" / "claude_agent_sdk"
+    (package / "_bundled").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    script(package / "_bundled" / "claude", "")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("/no/such/claude", "./claude", "claude2"):
+        with pytest.raises(ProcessSpawnFailed):
+            AgentProgram(Settings(claude_path=name)).find()
+
+
+def test_a_bundle_without_the_program_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package's source distribution carries none."""
+    package = tmp_path / "site" / "claude_agent_sdk"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ProcessSpawnFailed):
+        AgentProgram(Settings()).find()
+
+
+@posix_only
+def test_a_program_is_looked_for_once_until_it_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that cannot be started has it looked for again, so that a moved CLI is found."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        script(folder / "my-claude", "")
+    monkeypatch.setenv("PATH", f"{first}{os.pathsep}{second}")
+    program = AgentProgram(Settings(claude_path="my-claude"))
+    assert program.find() == (str(first / "my-claude"),)
+    (first / "my-claude").unlink()
+    assert program.find() == (str(first / "my-claude"),)
+    program.forget()
+    assert program.find() == (str(second / "my-claude"),)
+
+
+@posix_only
+def test_what_is_there_and_cannot_be_executed_is_left_to_the_system_to_refuse(tmp_path: Path) -> None:
+    """`Permission denied` says more than `No such file`."""
+    path = tmp_path / "claude"
+    path.write_text("")
+    assert AgentProgram(Settings(claude_path=str(path))).find() == (str(path),)
+
+
+@posix_only
+def test_a_probe_that_failed_is_no_answer_to_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One slow moment must not take the CLI for an old one until its file changes."""
+    monkeypatch.setattr(agent_module, "PROBE_SECONDS", 0.5)
+    busy = tmp_path / "busy"
+    busy.touch()
+    path = script(tmp_path / "claude", f"if [ -e {busy} ]; then exec sleep 600; fi; echo 2.1.330")
+    program = AgentProgram(Settings(claude_path=path))
+
+    async def main() -> None:
+        with trio.fail_after(30):
+            async with open_containment() as containment:
+                assert not (await program.features(containment)).system_prompt_snapshot
+                busy.unlink()
+                monkeypatch.setattr(agent_module, "PROBE_SECONDS", 20)
+                assert (await program.features(containment)).system_prompt_snapshot
+
+    trio.run(main)
+
+
+@posix_only
+def test_a_request_that_is_cancelled_while_it_probes_leaves_the_next_one_its_answer(tmp_path: Path) -> None:
+    """The probe dies with the request, and is no answer."""
+    asked, busy = tmp_path / "asked", tmp_path / "busy"
+    busy.touch()
+    path = script(
+        tmp_path / "claude", f"echo $$ > {asked}; if [ -e {busy} ]; then exec sleep 600; fi; echo 2.1.330"
+    )
+    program = AgentProgram(Settings(claude_path=path))
+
+    async def main() -> None:
+        with trio.fail_after(30):
+            async with open_containment() as containment:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(program.features, containment)
+                    while not (asked.exists() and asked.read_text().endswith("\n")):  # noqa: ASYNC110 (a file)
+                        await trio.sleep(0.005)
+                    nursery.cancel_scope.cancel()
+                with pytest.raises(ProcessLookupError):
+                    os.kill(int(asked.read_text()), 0)
+                busy.unlink()
+                assert (await program.features(containment)).system_prompt_snapshot
+
+    trio.run(main)

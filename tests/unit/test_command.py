@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -155,3 +162,123 @@ def test_the_largest_field_is_named_when_the_system_refuses() -> None:
     """All arguments together may be too many."""
     assert largest_field(MessageRequest(prompt="p", flags=("x",) * 100)) == "$.flags"
     assert largest_field(MessageRequest(prompt="p" * 200, flags=("x",) * 10)) == "$.prompt"
+
+
+OPTIONAL = {
+    "tools_allowed": (("Read", "Bash(a b)"), r" --allowedTools=Read,Bash\(a b\)"),
+    "system_append": ("-be brief", r" --append-system-prompt=-be brief(?: --system-prompt-snapshot=off)?"),
+    "flags": (("--max-turns", "3"), r" --max-turns 3"),
+}
+TURNS = {
+    (): (Turn(), ""),
+    ("new",): (Turn(new_id=NEW), f" --session-id={NEW}"),
+    ("old",): (Turn(resume_id=OLD), f" --resume={OLD}"),
+    ("new", "old"): (
+        Turn(new_id=NEW, resume_id=OLD),
+        f" --resume={OLD} --fork-session --session-id={NEW}",
+    ),
+}
+
+
+@pytest.mark.parametrize("features", [AgentFeatures(), SNAPSHOT], ids=["old cli", "new cli"])
+@pytest.mark.parametrize("turn", TURNS, ids="-".join)
+@pytest.mark.parametrize("prompt", ["hello world", "-hello"])
+@pytest.mark.parametrize(
+    "given_fields",
+    [chosen for count in range(4) for chosen in itertools.combinations(OPTIONAL, count)],
+    ids="-".join,
+)
+def test_every_combination_is_the_documented_line(
+    given_fields: tuple[str, ...], prompt: str, turn: tuple[str, ...], features: AgentFeatures
+) -> None:
+    """Each part there exactly if it was asked for, in the order that the module documents."""
+    parts = {name: pattern if name in given_fields else "" for name, (_value, pattern) in OPTIONAL.items()}
+    grammar = (
+        "claude -p"
+        + ("" if prompt.startswith("-") else f" {prompt}")
+        + " --output-format stream-json --verbose"
+        + parts["tools_allowed"]
+        + parts["system_append"]
+        + TURNS[turn][1]
+        + parts["flags"]
+    )
+    line = argv(TURNS[turn][0], features, prompt=prompt, **{name: OPTIONAL[name][0] for name in given_fields})
+    assert re.fullmatch(grammar, " ".join(line)), line
+    wanted = "system_append" in given_fields and "old" in turn and features is SNAPSHOT
+    assert ("--system-prompt-snapshot=off" in line) == wanted
+
+
+@given(st.text(min_size=1).filter(lambda text: "\0" not in text), st.sampled_from(["", "-", "--", "\n", " "]))
+def test_a_prompt_reaches_the_cli_exactly_once_and_unchanged(text: str, start: str) -> None:
+    """In argv or on stdin, never both, byte for byte; else stdin is the null device."""
+    prompt = start + text
+    launch = build_launch(MessageRequest(prompt=prompt), Turn(), agent=("claude",), features=AgentFeatures())
+    if launch.stdin is None:
+        assert list(launch.argv) == ["claude", "-p", prompt, *STREAM]
+        assert not prompt.startswith("-")
+    else:
+        assert list(launch.argv) == ["claude", "-p", *STREAM]
+        assert launch.stdin.decode() == prompt
+
+
+@pytest.mark.parametrize("unit", ["x", "é", "🎯"])
+@pytest.mark.parametrize("over", [0, 1])
+def test_the_edge_between_argument_and_stdin_is_counted_in_bytes(unit: str, over: int) -> None:
+    """At the limit it is an argument, one byte over it is not."""
+    count = PROMPT_ARGUMENT_BYTES // len(unit.encode())
+    prompt = unit * count + "y" * (PROMPT_ARGUMENT_BYTES - count * len(unit.encode()) + over)
+    assert len(prompt.encode()) == PROMPT_ARGUMENT_BYTES + over
+    launch = build_launch(MessageRequest(prompt=prompt), Turn(), agent=("claude",), features=AgentFeatures())
+    assert (launch.stdin is not None) == bool(over)
+
+
+@pytest.mark.parametrize(
+    ("field", "option", "wrap"),
+    [
+        ("system_append", "--append-system-prompt=", lambda text: text),
+        ("tools_allowed", "--allowedTools=", lambda text: (text,)),
+        ("flags", "", lambda text: (text,)),
+    ],
+)
+def test_the_edge_of_an_argument_counts_its_option_and_its_end(
+    field: str, option: str, wrap: Callable[[str], object]
+) -> None:
+    """The longest that the system takes passes, one byte more is refused."""
+    room = ARGUMENT_BYTES - 1 - len(option)
+    assert len(argv(**{field: wrap("x" * room)})[-1].encode()) == ARGUMENT_BYTES - 1
+    for text in ("x" * (room + 1), "é" * (room // 2 + 1)):
+        with pytest.raises(TooLarge, match=field):
+            argv(**{field: wrap(text)})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of Linux")
+def test_the_limit_of_an_argument_is_the_systems() -> None:
+    """Measured: the longest passes, one byte more is E2BIG."""
+    longest = "x" * (ARGUMENT_BYTES - 1)
+    subprocess.run([sys.executable, "-I", "-S", "-c", "", longest], timeout=60, check=True)
+    with pytest.raises(OSError, match="Argument list too long") as caught:
+        subprocess.run([sys.executable, "-I", "-S", "-c", "", longest + "x"], timeout=60, check=True)
+    assert caught.value.errno == errno.E2BIG
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"flags": ("xx",)}, "$.flags"),
+        ({"tools_allowed": ("xx",)}, "$.tools_allowed"),
+        ({"system_append": "xx"}, "$.system_append"),
+        ({"system_append": "é"}, "$.system_append"),
+        ({}, "$.prompt"),
+    ],
+)
+def test_each_field_can_be_the_largest(fields: dict[str, object], path: str) -> None:
+    """Counted in bytes."""
+    assert largest_field(MessageRequest(**{"prompt": "x", **fields})) == path  # type: ignore[arg-type]
+
+
+def test_an_interpreter_stands_before_the_rest() -> None:
+    """A script behind a launcher is started with its interpreter."""
+    launch = build_launch(
+        MessageRequest(prompt="hello"), Turn(), agent=("node", "cli.js"), features=AgentFeatures()
+    )
+    assert launch.argv[:4] == ("node", "cli.js", "-p", "hello")

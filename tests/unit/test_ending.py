@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from typing import get_args
+
 import pytest
 
 from q9gent.containment.protocol import Death, ExitStatus
 from q9gent.ending import CAUSES, Ending
-from q9gent.wire.events import Completed, Failed
+from q9gent.wire.events import Code, Completed, Failed, encode_event
 
 DEAD = Death(killed=2)
 
@@ -81,3 +84,56 @@ def test_an_unknown_signal_is_told_by_its_number() -> None:
     event = ending(None, ExitStatus(signal=63), DEAD).terminal_event()
     assert isinstance(event, Failed)
     assert "63" in event.error
+
+
+STATUSES = [None, ExitStatus(code=0), ExitStatus(code=3), ExitStatus(signal=9)]
+DEATHS = [None, Death(), Death(killed=4), Death(killed=1, survivors=(5, 6))]
+
+
+@pytest.mark.parametrize("death", DEATHS, ids=str)
+@pytest.mark.parametrize("status", STATUSES, ids=str)
+@pytest.mark.parametrize("cause", [None, *CAUSES])
+def test_every_combination_tells_the_same_everywhere(
+    cause: str | None, status: ExitStatus | None, death: Death | None
+) -> None:
+    """Lost containment, then survivors, then the cause, then the status; no fact is made up or hidden."""
+    told = ending(cause, status, death)
+    if death is None:
+        expected = "internal"
+    elif death.survivors:
+        expected = "survivors"
+    elif cause is not None:
+        expected = cause
+    elif status is None:
+        expected = "internal"
+    elif status.signal is not None:
+        expected = "signal"
+    else:
+        expected = "exit" if status.code else "completed"
+    facts = {"code": expected, "duration_ms": 7, "killed": death.killed if death else 0}
+    facts |= {"exit_code": status.code} if status and status.code is not None else {}
+    facts |= {"signal": 9} if status and status.signal else {}
+    facts |= {"survivors": [5, 6]} if death and death.survivors else {}
+    assert told.facts() == facts
+    event = json.loads(encode_event(told.terminal_event()).removeprefix(b"data: "))
+    if expected == "completed":
+        assert event == {"type": "completed", "duration_ms": 7, "killed": facts["killed"]}
+    else:
+        assert event.pop("error").startswith("Process execution failed: ")
+        assert event == facts | {"type": "error"}
+
+
+def test_every_code_has_a_source() -> None:
+    """A cause with words, or one of the three that the process itself brings about."""
+    assert set(get_args(Code)) == set(CAUSES) | {"exit", "signal", "survivors"}
+
+
+def test_what_cannot_be_seen_is_not_called_dead() -> None:
+    """The text of a lost containment and that of survivors say so, whatever the cause was."""
+    for cause in [None, *CAUSES]:
+        lost = ending(cause, ExitStatus(code=0), None).terminal_event()
+        left = ending(cause, ExitStatus(code=0), Death(survivors=(5,))).terminal_event()
+        assert isinstance(lost, Failed)
+        assert "not known" in lost.error
+        assert isinstance(left, Failed)
+        assert "could not be killed: 5" in left.error

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from q9gent.errors import SessionStoreFailed
+from q9gent.errors import InvalidRequest, SessionStoreFailed
 from q9gent.sessions import Session
 from q9gent.sessions import files as files_module
 from q9gent.sessions.files import FileSessionStore
+from q9gent.wire.requests import SpawnRequest, decode_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,9 +105,7 @@ def test_a_touch_sets_the_last_use(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert call(store.list_all) == [session(last_used=1234)]
 
 
-def test_a_clock_that_was_set_back_makes_no_session_older(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clock_that_was_set_back_makes_no_session_older(tmp_path: Path) -> None:
     """The last use never decreases."""
     store = FileSessionStore(str(tmp_path))
     call(store.save, session(last_used=9_999_999_999))
@@ -168,3 +172,165 @@ def test_a_deleted_session_is_gone(tmp_path: Path) -> None:
     assert call(store.delete, ID) is True
     assert call(store.delete, ID) is False
     assert call(store.list_all) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    label=st.text(max_size=40),
+    created_at=st.integers(0, 2**40),
+    last_used=st.integers(0, 2**40),
+)
+def test_any_session_comes_back_as_it_was_saved(
+    tmp_path_factory: pytest.TempPathFactory, label: str, created_at: int, last_used: int
+) -> None:
+    """Whatever the caller's label is made of."""
+    store = FileSessionStore(str(tmp_path_factory.getbasetemp() / "any"))
+    saved = session(agent_type=label, created_at=created_at, last_used=last_used)
+    call(store.save, saved)
+    assert call(store.load, ID) == saved
+
+
+@pytest.mark.parametrize("length", [100, 5_000, 20_000, 100_000])
+@pytest.mark.parametrize("character", ["a", "\x01"])
+def test_every_label_that_a_request_may_have_can_be_stored(
+    tmp_path: Path, character: str, length: int
+) -> None:
+    """A session that was announced is found again: the longest label fits, or is refused before."""
+    body = json.dumps({"agent_type": character * length, "prompt": "p"}).encode()
+    try:
+        request = decode_request(body, SpawnRequest)
+    except InvalidRequest:
+        if length > 100:
+            return
+        raise  # an ordinary label is no error
+    store = FileSessionStore(str(tmp_path))
+    call(store.save, session(agent_type=request.agent_type))
+    assert call(store.load, ID) is not None
+    assert len(call(store.list_all)) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need a privilege on Windows")
+@pytest.mark.parametrize("target", ["missing", f"{OTHER}.json", "/etc/hostname", "."])
+def test_a_link_in_the_folder_does_not_disturb(tmp_path: Path, target: str) -> None:
+    """Dangling, to itself, to a foreign file, to a folder."""
+    store = FileSessionStore(str(tmp_path))
+    call(store.save, session())
+    (tmp_path / f"{OTHER}.json").symlink_to(target)
+    assert call(store.list_all) == [session()]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a named pipe")
+def test_a_named_pipe_in_the_folder_does_not_hang_the_list(tmp_path: Path) -> None:
+    """Opened like a file, it would wait for a writer: for ever, in a thread that nothing can cancel."""
+    store = FileSessionStore(str(tmp_path))
+    call(store.save, session())
+    pipe = tmp_path / f"{OTHER}.json"
+    os.mkfifo(pipe)
+    hung = threading.Event()
+
+    def open_other_end() -> None:
+        if not listed.wait(5):
+            hung.set()
+            os.close(os.open(pipe, os.O_WRONLY))  # lets the reader go, and the test end
+
+    listed = threading.Event()
+    rescue = threading.Thread(target=open_other_end)
+    rescue.start()
+    try:
+        assert call(store.list_all) == [session()]
+    finally:
+        listed.set()
+        rescue.join()
+    assert not hung.is_set()
+
+
+CRASH = """
+import os, sys, trio
+from q9gent.sessions import Session
+from q9gent.sessions.files import FileSessionStore
+os.replace = lambda *_: os._exit(9)
+trio.run(FileSessionStore(sys.argv[1]).save,
+         Session(session_id=sys.argv[2], agent_type="new", created_at=5, last_used=7))
+"""
+
+
+def test_a_crash_between_writing_and_renaming_leaves_the_old_session(tmp_path: Path) -> None:
+    """A real one: the process is gone in the middle of a save."""
+    store = FileSessionStore(str(tmp_path))
+    call(store.save, session())
+    crashed = subprocess.run([sys.executable, "-c", CRASH, str(tmp_path), ID], timeout=60, check=False)
+    assert crashed.returncode == 9
+    assert call(store.load, ID) == session()
+    assert call(store.list_all) == [session()]
+    call(store.touch, ID)
+    assert call(store.load, ID).last_used > 6
+
+
+@pytest.mark.parametrize("failing", ["open", "replace", "makedirs"])
+def test_a_folder_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """With the reason and the folder; what is there can still be read."""
+    store = FileSessionStore(str(tmp_path))
+    call(store.save, session())
+
+    def refuse(*_args: object, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files_module.os, failing, refuse)
+        for method, args in [(store.save, (session(last_used=9),)), (store.touch, (ID,))]:
+            with pytest.raises(SessionStoreFailed, match="Permission denied") as caught:
+                call(method, *args)
+            assert str(tmp_path) in str(caught.value)
+    assert call(store.load, ID) == session()
+    assert os.listdir(tmp_path) == [f"{ID}.json"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions bind no administrator")
+def test_a_read_only_folder_is_found_out_at_the_start(tmp_path: Path) -> None:
+    """For the warning; listing works."""
+    store = FileSessionStore(str(tmp_path))
+    call(store.save, session())
+    tmp_path.chmod(0o500)
+    with pytest.raises(SessionStoreFailed, match="Permission denied"):
+        call(store.check)
+    assert call(store.list_all) == [session()]
+
+
+def test_a_check_leaves_nothing_behind(tmp_path: Path) -> None:
+    """But the folder."""
+    store = FileSessionStore(str(tmp_path / "made"))
+    call(store.check)
+    assert os.listdir(tmp_path / "made") == []
+
+
+@pytest.mark.parametrize("method", ["load", "touch", "delete"])
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "", ID.upper().replace("1", "A"), ID + "\n"])
+def test_no_method_takes_a_path(tmp_path: Path, method: str, name: str) -> None:
+    """The file beside the folder is neither read, nor written, nor removed."""
+    secret = tmp_path / "secret.json"
+    secret.write_text("{}")
+    store = FileSessionStore(str(tmp_path / "sessions"))
+    with pytest.raises(ValueError, match="not a session id"):
+        call(getattr(store, method), name)
+    with pytest.raises(ValueError, match="not a session id"):
+        call(store.save, session(name))
+    assert secret.read_text() == "{}"
+
+
+def test_a_cancelled_save_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    """Never half of one, and nothing beside it."""
+    store = FileSessionStore(str(tmp_path))
+
+    async def main() -> None:
+        await store.save(session())
+        for number in range(40):
+            with trio.move_on_after(0.0005 * (number % 4)):
+                await store.save(session(last_used=100 + number))
+            found = await store.load(ID)
+            assert found is not None
+            assert found.last_used in (6, *range(100, 101 + number))
+
+    trio.run(main)
+    assert os.listdir(tmp_path) == [f"{ID}.json"]

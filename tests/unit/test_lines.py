@@ -72,3 +72,56 @@ def test_the_events_of_a_block_carry_its_lines() -> None:
     assert count == 2
     assert events.count(b"data: ") == 2
     assert encode_output(framer.finish()) == (b'data: {"type":"output","data":"three"}\n\n', 1)
+
+
+@pytest.mark.parametrize("trailing", [b"", b"x", b"\n", b"\r", b"\r\n", b"\xe2\x80"])
+@pytest.mark.parametrize("first", [b"a\n", b"a\r\n", b"a\r\r\n", b"\n\n", b"\r\n"])
+def test_trailing_bytes_wait_for_their_end(first: bytes, trailing: bytes) -> None:
+    """What follows the last line end is not given before its own, or before the end of the file."""
+    framer = LineFramer(100)
+    assert framer.feed(first + trailing) == (first + trailing).rpartition(b"\n")[0]
+    if b"\n" not in trailing:
+        assert framer.feed(b"\nnext") == trailing
+        assert framer.finish() == b"next"
+
+
+def test_a_framer_is_empty_after_its_end() -> None:
+    """The last line comes once."""
+    framer = LineFramer(100)
+    assert framer.feed(b"last") == b""
+    assert framer.finish() == b"last"
+    assert framer.finish() == b""
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_a_carriage_return_is_cut_off_only_before_its_newline(at: int) -> None:
+    """`CRLF` ends a line, `CR` does not, even when the pieces part them."""
+    data = b"a\rb\r\n"
+    assert lines_of([data[:at], data[at:]]) == [b"a\rb"]
+
+
+@given(
+    limit=st.integers(1, 12),
+    pieces=st.lists(st.text(alphabet="xyz\n\r", max_size=12).map(str.encode), max_size=10),
+)
+def test_it_is_too_long_exactly_if_a_line_is_longer_than_the_limit(limit: int, pieces: list[bytes]) -> None:
+    """However it is cut, ended or not; as promised for pieces that are no longer than the limit."""
+    pieces = [piece[:limit] for piece in pieces]
+    longest = max(map(len, b"".join(pieces).split(b"\n")))
+    if longest > limit:
+        with pytest.raises(LineTooLong) as caught:
+            lines_of(pieces, limit)
+        assert caught.value.limit_bytes == limit
+        assert str(limit) in str(caught.value)
+    else:
+        assert lines_of(pieces, limit) == model(b"".join(pieces))
+
+
+def test_no_more_than_the_limit_is_ever_held() -> None:
+    """A line that never ends is refused before it is kept."""
+    framer = LineFramer(100)
+    for _piece in range(10):
+        framer.feed(b"x" * 10)
+    with pytest.raises(LineTooLong):
+        framer.feed(b"x" * 10)
+    assert len(framer.finish()) == 100

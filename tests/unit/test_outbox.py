@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from q9gent.output import outbox as outbox_module
 from q9gent.output import spool as spool_module
 from q9gent.output.outbox import Outbox
 from q9gent.output.spool import Spool, SpoolFull
@@ -108,79 +109,6 @@ def test_a_cancelled_take_loses_nothing() -> None:
     run(main)
 
 
-def test_the_spool_is_full_at_its_limit_and_not_before() -> None:
-    """What waits counts, not what ever passed."""
-
-    async def main() -> None:
-        spool = Spool(100, None)
-        await spool.write(b"x" * 100)
-        with pytest.raises(SpoolFull, match="100 bytes behind"):
-            await spool.write(b"y")
-        assert await spool.read(60) == b"x" * 60
-        await spool.write(b"z" * 60)
-        assert spool.waiting_bytes == 100
-        spool.close()
-
-    run(main)
-
-
-def test_files_are_given_back_as_they_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A steady client needs only the disk for what it is behind."""
-    monkeypatch.setattr(spool_module, "MIN_SEGMENT_BYTES", 10)
-
-    async def main() -> None:
-        spool = Spool(160, str(tmp_path))
-        for _round in range(50):
-            await spool.write(b"0123456789")
-            await spool.write(b"0123456789")
-            assert await spool.read(10) == b"0123456789"
-            assert await spool.read(10) == b"0123456789"
-            assert len(spool._segments) <= 2
-        spool.close()
-
-    run(main)
-
-
-def test_no_file_has_a_name(tmp_path: Path) -> None:
-    """So a killed server leaves none."""
-
-    async def main() -> None:
-        spool = Spool(100, str(tmp_path))
-        await spool.write(b"x")
-        assert os.listdir(tmp_path) == []
-        spool.close()
-
-    if os.name == "posix":
-        run(main)
-
-
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """The run ends with `overflow`, which names the reason."""
-
-    async def main() -> None:
-        with pytest.raises(SpoolFull, match="cannot be written"):
-            await Spool(100, str(tmp_path / "missing")).write(b"x")
-
-    run(main)
-
-
-def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ENOSPC is not a defect of ours."""
-    if not os.path.exists("/dev/full"):
-        pytest.skip("needs /dev/full")
-    monkeypatch.setattr(
-        spool_module.tempfile, "TemporaryFile", lambda **_kwargs: open("/dev/full", "wb", buffering=0)
-    )
-
-    async def main() -> None:
-        spool = Spool(100, None)
-        with pytest.raises(SpoolFull, match="No space left"):
-            await spool.write(b"x")
-        spool.close()
-
-    run(main)
-
-
 def test_nothing_is_kept_for_a_client_that_is_gone() -> None:
     """Its run is being ended, and still prints."""
 
@@ -205,5 +133,181 @@ def test_a_piece_that_is_sent_is_bounded() -> None:
             await outbox.put(b"x" * 65_536)
         assert len(await outbox.take()) <= 256 * 1024
         outbox.close()
+
+    run(main)
+
+
+steps = st.integers(0, 6)
+
+
+async def rest(count: int) -> None:
+    """Let others run for some steps."""
+    for _step in range(count):
+        await trio.lowlevel.checkpoint()
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    puts=st.lists(st.tuples(st.integers(1, 40), steps), max_size=20),
+    takes=st.lists(st.tuples(steps, st.none() | steps), min_size=1, max_size=20),
+    memory_bytes=st.integers(0, 60),
+    piece_bytes=st.integers(1, 60),
+    segment_bytes=st.integers(1, 60),
+)
+def test_no_interleaving_breaks_the_order(
+    puts: list[tuple[int, int]],
+    takes: list[tuple[int, int | None]],
+    memory_bytes: int,
+    piece_bytes: int,
+    segment_bytes: int,
+) -> None:
+    """A writer and a reader that rest, and a reader that is cancelled, between any two steps.
+
+    Nothing lost, nothing twice, the terminal event last and exactly once.
+    """
+
+    async def main() -> None:
+        outbox, taken = Outbox(memory_bytes, Spool(1 << 20, None)), b""
+        pieces = [b"%d:" % number + b"x" * size + b"|" for number, (size, _rest) in enumerate(puts)]
+
+        async def write() -> None:
+            for piece, (_size, pause) in zip(pieces, puts, strict=True):
+                await outbox.put(piece)
+                await rest(pause)
+            outbox.finish(b"END")
+
+        async def cancel(scope: trio.CancelScope, after: int) -> None:
+            await rest(after)
+            scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            number = 0
+            while True:
+                pause, patience = takes[number % len(takes)]
+                # Patience never ends at the last: a reader that always gives up would never end.
+                patience = None if number > 200 else patience
+                number += 1
+                await rest(pause)
+                data: bytes | None = None
+                async with trio.open_nursery() as attempt:
+                    if patience is not None:
+                        attempt.start_soon(cancel, attempt.cancel_scope, patience)
+                    data = await outbox.take()
+                    attempt.cancel_scope.cancel()
+                if data == b"":
+                    break
+                taken += data or b""
+        assert taken == b"".join(pieces) + b"END"
+        assert outbox.waiting_bytes == 0
+        outbox.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outbox_module, "PIECE_BYTES", piece_bytes)
+        patch.setattr(spool_module, "MIN_SEGMENT_BYTES", segment_bytes)
+        run(main)
+
+
+def test_memory_is_bounded_by_its_limit_whatever_waits() -> None:
+    """At the limit it is in memory, one byte over it on disk."""
+
+    async def main() -> None:
+        outbox = Outbox(100, Spool(1 << 20, None))
+        await outbox.put(b"x" * 100)
+        assert (outbox._in_memory, outbox._spool.waiting_bytes) == (100, 0)
+        await outbox.put(b"y")
+        for _round in range(20):
+            await outbox.put(b"z" * 50)
+            assert outbox._in_memory <= 100
+        assert outbox.waiting_bytes == 100 + 1 + 20 * 50
+        outbox.close()
+
+    run(main)
+
+
+def test_a_client_that_has_caught_up_is_served_from_memory_again() -> None:
+    """One slow moment does not cost the disk for the rest of the run."""
+
+    async def main() -> None:
+        outbox = Outbox(10, Spool(1 << 20, None))
+        await outbox.put(b"x" * 20)
+        assert await outbox.take() == b"x" * 20
+        with trio.move_on_after(0):
+            await outbox.take()
+        await outbox.put(b"y" * 10)
+        assert (outbox._in_memory, outbox._spool.waiting_bytes) == (10, 0)
+        outbox.close()
+
+    run(main)
+
+
+def test_a_run_that_overflows_still_delivers_what_fitted_and_its_end() -> None:
+    """The client hears what there was, and then why it ended."""
+
+    async def main() -> None:
+        outbox = Outbox(10, Spool(20, None))
+        await outbox.put(b"a" * 10)
+        await outbox.put(b"b" * 20)
+        with pytest.raises(SpoolFull):
+            await outbox.put(b"c")
+        outbox.finish(b"END")
+        assert await take_all(outbox) == b"a" * 10 + b"b" * 20 + b"END"
+        outbox.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("waiting", [b"", b"x" * 5, b"x" * 500], ids=["nothing", "in memory", "on disk"])
+def test_the_end_comes_once_and_after_it_nothing(waiting: bytes) -> None:
+    """Whatever waited before it."""
+
+    async def main() -> None:
+        outbox = Outbox(10, Spool(1 << 20, None))
+        if waiting:
+            await outbox.put(waiting)
+        outbox.finish(b"END")
+        assert await take_all(outbox) == waiting + b"END"
+        for _round in range(3):
+            assert await outbox.take() == b""
+        outbox.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 100])
+def test_a_reader_that_waits_is_woken(memory_bytes: int) -> None:
+    """By an event, in memory or on disk, and by the end."""
+
+    async def main() -> None:
+        outbox, taken = Outbox(memory_bytes, Spool(1 << 20, None)), list[bytes]()
+
+        async def read() -> None:
+            while data := await outbox.take():
+                taken.append(data)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            await outbox.put(b"one")
+            with trio.fail_after(5):
+                while taken != [b"one"]:
+                    await trio.lowlevel.checkpoint()
+            outbox.finish(b"END")
+        assert taken == [b"one", b"END"]
+        outbox.close()
+
+    run(main)
+
+
+def test_a_closed_outbox_holds_no_file() -> None:
+    """What nobody will take is deleted with the request."""
+
+    async def main() -> None:
+        outbox = Outbox(0, Spool(1 << 20, None))
+        await outbox.put(b"x")
+        file = outbox._spool._segments[0].file
+        outbox.close()
+        assert file.closed
+        assert outbox.waiting_bytes == 0
 
     run(main)

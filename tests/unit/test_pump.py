@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -167,3 +169,143 @@ def test_a_flood_of_stderr_is_counted_and_not_logged(
     first, last = (record.msg for record in caplog.records)
     assert first["text"] == "12345678"  # type: ignore[index]
     assert last["bytes"] == 8  # type: ignore[index]
+
+
+async def taken_from(outbox: Outbox) -> list[str]:
+    """Return what the events of an outbox carry."""
+    outbox.finish(b"")
+    stream = b""
+    while data := await outbox.take():
+        stream += data
+    outbox.close()
+    return [json.loads(frame.removeprefix(b"data: "))["data"] for frame in stream.split(b"\n\n") if frame]
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 20, 0], ids=["in memory", "on disk"])
+def test_what_arrives_in_the_step_of_the_stop_is_not_lost(memory_bytes: int) -> None:
+    """The pipe became readable and the tree was found dead at once: the last line is often the result."""
+
+    async def main() -> None:
+        tree, outbox = Tree(), Outbox(memory_bytes, Spool(1 << 20, None))
+        pump = StdoutPump(tree, outbox, line_bytes=1 << 20)  # type: ignore[arg-type]
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pump.run)
+                await trio.testing.wait_all_tasks_blocked()
+                tree.stdout.write(b"one\ntwo\nlast without newline")
+                pump.stop()
+            assert await taken_from(outbox) == ["one", "two", "last without newline"]
+
+    trio.run(main)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    moments=st.lists(
+        st.binary(min_size=1, max_size=12).map(lambda data: data.replace(b"a", b"\n")) | st.integers(1, 4),
+        max_size=10,
+    ),
+    memory_bytes=st.sampled_from([0, 80, 1 << 20]),
+)
+def test_every_line_is_in_the_outbox_whenever_the_pump_is_stopped(
+    moments: list[bytes | int], memory_bytes: int
+) -> None:
+    """Written and stopped between any two steps of the pump; content and order, not just counts."""
+
+    async def main() -> None:
+        tree, outbox = Tree(), SlowOutbox(memory_bytes, Spool(1 << 20, None))
+        pump = StdoutPump(tree, outbox, line_bytes=1 << 20)  # type: ignore[arg-type]
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pump.run)
+                for moment in moments:
+                    if isinstance(moment, bytes):
+                        tree.stdout.write(moment)
+                    else:
+                        for _step in range(moment):
+                            await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+                pump.stop()
+            *ended, last = b"".join(one for one in moments if isinstance(one, bytes)).split(b"\n")
+            lines = [*(line.removesuffix(b"\r") for line in ended), last]
+            assert await taken_from(outbox) == [line.decode("utf-8", "replace") for line in lines if line]
+
+    trio.run(main)
+
+
+def test_a_pump_that_is_stopped_waits_for_nobody() -> None:
+    """Somebody outside the tree holds the pipe open, and prints nothing more."""
+
+    async def main() -> None:
+        tree, outbox = Tree(), Outbox(1 << 20, Spool(0, None))
+        pump = StdoutPump(tree, outbox, line_bytes=1 << 20)  # type: ignore[arg-type]
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pump.run)
+                await trio.testing.wait_all_tasks_blocked()
+                pump.stop()
+        assert (pump.bytes, pump.lines, pump.saw_result) == (0, 0, False)
+
+    trio.run(main)
+
+
+def test_what_a_process_prints_while_it_is_being_ended_counts() -> None:
+    """The cancellation that ends a run does not reach its pumps."""
+
+    async def main() -> None:
+        tree, outbox = Tree(), Outbox(1 << 20, Spool(0, None))
+        pump = StdoutPump(tree, outbox, line_bytes=1 << 20)  # type: ignore[arg-type]
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pump.run)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await trio.testing.wait_all_tasks_blocked()
+                    tree.stdout.write(b"last words\n")
+                    await trio.testing.wait_all_tasks_blocked()
+                    assert pump.lines == 1
+                pump.stop()
+            assert await taken_from(outbox) == ["last words"]
+
+    trio.run(main)
+
+
+def test_a_line_that_merely_mentions_a_result_in_a_string_is_none() -> None:
+    """Inside a JSON string its quotes are escaped."""
+
+    async def main() -> None:
+        tree = Tree()
+        pump = StdoutPump(tree, Outbox(1 << 20, Spool(0, None)), line_bytes=64 * 1024)  # type: ignore[arg-type]
+        tree.stdout.write(json.dumps({"type": "user", "text": '"type":"result"'}).encode() + b"\n")
+        tree.stdout.close()
+        with trio.fail_after(10):
+            await pump.run()
+        assert not pump.saw_result
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\nnext\n"], ids=["no end", "an end", "a next line"])
+def test_a_long_line_of_stderr_is_cut_in_the_log(caplog: pytest.LogCaptureFixture, end: bytes) -> None:
+    """In one piece or in many, and the log says that it was cut."""
+    limit = pump_module.STDERR_LINE_BYTES
+    with caplog.at_level(logging.WARNING, "q9gent.run"):
+        log_stderr([b"x" * (limit + 1) + end])
+    told = [record.msg for record in caplog.records]
+    assert told[0]["text"] == "x" * limit  # type: ignore[index]
+    assert told[0]["cut"] is True  # type: ignore[index]
+    assert [record["text"] for record in told[1:]] == (["next"] if b"next" in end else [])  # type: ignore[index]
+
+
+def test_stderr_without_line_ends_takes_no_memory_without_bound() -> None:
+    """It is logged in pieces as it comes."""
+
+    async def main() -> None:
+        tree = Tree()
+        pump = StderrPump(tree)  # type: ignore[arg-type]
+        for _piece in range(100):
+            await pump._handle(b"x" * 1000)
+            assert len(pump._framer._partial) <= pump_module.STDERR_LINE_BYTES
+
+    trio.run(main)

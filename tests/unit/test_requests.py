@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from q9gent.errors import InvalidRequest
@@ -29,6 +30,7 @@ def test_null_means_the_default() -> None:
     [
         ({"prompt": 1}, "$.prompt"),
         ({"prompt": ""}, "$.prompt"),
+        ({"prompt": " \n\t"}, "$.prompt"),
         ({"prompt": None}, "$.prompt"),
         ({"agent_type": []}, "$.agent_type"),
         ({"tools_allowed": ["Read", 1]}, "$.tools_allowed[1]"),
@@ -137,9 +139,135 @@ def test_any_json_is_a_request_or_invalid(value: object) -> None:
         pass
 
 
-@given(st.text(min_size=1).filter(lambda text: "\0" not in text))
+@given(st.text().filter(lambda text: text.strip() and "\0" not in text))
 def test_a_prompt_stays_what_it_is(prompt: str) -> None:
     """Decoding changes no character."""
     if any("\ud800" <= character <= "\udfff" for character in prompt):
         return
     assert spawn(prompt=prompt).prompt == prompt
+
+
+def mutated(body: bytes) -> st.SearchStrategy[bytes]:
+    """A good body with some bytes in place of others."""
+    return st.builds(
+        lambda at, length, new: body[:at] + new + body[at + length :],
+        st.integers(0, len(body)),
+        st.integers(0, 6),
+        st.binary(max_size=6) | st.sampled_from([b"null", b"[[", b'\\ud800"', b"\\u0000", b"1e999", b"{}"]),
+    )
+
+
+FULL = json.dumps(
+    {
+        **GOOD,
+        "flags": ["--max-turns", "3"],
+        "tools_allowed": ["Read", "Bash(git log:*)"],
+        "system_append": "s",
+        "resume_id": "550e8400-e29b-41d4-a716-446655440000",
+        "create_session": True,
+    }
+).encode()
+
+
+def texts(request: SpawnRequest) -> list[str]:
+    """Every text of a request, each of which a process argument may become."""
+    found: list[str] = []
+    for value in msgspec.structs.astuple(request):
+        found += [value] if isinstance(value, str) else value if isinstance(value, tuple) else []
+    return found
+
+
+@settings(max_examples=400)
+@given(mutated(FULL))
+def test_a_damaged_body_is_a_request_or_an_error_that_can_be_answered(body: bytes) -> None:
+    """Near a good body, where the decoder gets far; the error's text is always JSON."""
+    try:
+        request = decode_request(body, SpawnRequest)
+    except InvalidRequest as error:
+        refusal = error
+    else:
+        assert not any("\0" in text for text in texts(request))
+        return
+    assert json.loads(msgspec.json.encode({"error": str(refusal)}))["error"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"\\ud800":1}',
+        b'{"agent_type":"a","prompt":"p","\xff":1}',
+        b'{"agent_type":"a","prompt":"p","\\u0000":1}',
+        b'{"agent_type":"a","prompt":{"a":' + b"[" * 200_000,
+        b'{"agent_type":"a","prompt":"p","other":' + b"[" * 200_000,
+        b'{"agent_type":"a","prompt":"p","flags":[' + b'{"a":' * 100_000,
+        b'{"agent_type":"a","prompt":"p","create_session":1e400}',
+        b'{"agent_type":"a","prompt":"p","create_session":' + b"9" * 5000 + b"}",
+        '{"agent_type":"a","prompt":"p"}'.encode("utf-16"),
+        b'{"agent_type":"a","prompt":"\xed\xa0\x80"}',
+        b'{"agent_type":"a","prompt":"\xc0\x80"}',
+        b'{"agent_type":"a","prompt":"a\nb"}',
+    ],
+    ids=range(12),
+)
+def test_an_odd_body_is_refused_with_words(body: bytes) -> None:
+    """In a name, in a value, nested, huge, of another encoding: and the answer is short."""
+    with pytest.raises(InvalidRequest) as caught:
+        decode_request(body, SpawnRequest)
+    assert msgspec.json.encode(str(caught.value))
+    assert 0 < len(str(caught.value)) < 500
+
+
+def test_a_body_without_the_optional_fields_is_complete() -> None:
+    """Two fields are enough for a spawn, one for a message."""
+    assert decode_request(b'{"agent_type":"a","prompt":"p"}', SpawnRequest) == SpawnRequest(
+        agent_type="a", prompt="p"
+    )
+    assert decode_request(b' {"prompt" : "p"}\n', MessageRequest) == MessageRequest(prompt="p")
+
+
+def test_every_field_arrives() -> None:
+    """As it was sent."""
+    assert decode_request(FULL, SpawnRequest) == SpawnRequest(
+        agent_type="a",
+        prompt="p",
+        flags=("--max-turns", "3"),
+        tools_allowed=("Read", "Bash(git log:*)"),
+        system_append="s",
+        resume_id="550e8400-e29b-41d4-a716-446655440000",
+        create_session=True,
+    )
+
+
+@pytest.mark.parametrize("kind", [SpawnRequest, MessageRequest])
+@pytest.mark.parametrize("field", ["prompt", "system_append", "flags", "tools_allowed", "agent_type"])
+def test_no_text_may_hold_a_nul(kind: type[MessageRequest], field: str) -> None:
+    """No process argument can: it would be cut there."""
+    if field not in kind.__struct_fields__:
+        return
+    value: object = ["a\0b"] if field in {"flags", "tools_allowed"} else "a\0b"
+    body = {**({"agent_type": "a"} if kind is SpawnRequest else {}), "prompt": "p", field: value}
+    with pytest.raises(InvalidRequest, match=rf"NUL.*`\$\.{field}"):
+        decode_request(json.dumps(body).encode(), kind)
+
+
+def split_as_the_cli(text: str) -> list[str]:
+    """Split at commas and blanks outside parentheses."""
+    found, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if depth <= 0 and (character == "," or character.isspace()):
+            found.append("")
+        else:
+            found[-1] += character
+    return [tool for tool in found if tool]
+
+
+@settings(max_examples=300)
+@given(st.lists(st.text(alphabet="aB(), *:\t\u3000-", max_size=8), max_size=4))
+def test_the_tools_that_are_accepted_are_the_tools_that_the_cli_reads(tools: list[str]) -> None:
+    """No element becomes two, and none swallows the next: the fence is the caller's."""
+    try:
+        accepted = spawn(tools_allowed=tools).tools_allowed or ()
+    except InvalidRequest:
+        return
+    assert split_as_the_cli(",".join(accepted)) == tools

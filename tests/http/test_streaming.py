@@ -1,0 +1,313 @@
+"""What an agent prints reaches its client, all of it and in order, however fast, large or odd it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+from process_scan import still_alive, wait_for
+from raw_client import DEADLINE_SECONDS, RawClient, spawn_bytes
+from running import agents, begin, connect, descriptors, log_lines, runs, wait_for_log, wait_for_runs
+from sse_events import events, messages
+
+from q9gent.output.outbox import Outbox
+from q9gent.output.pump import StdoutPump
+from q9gent.output.spool import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from server_process import LiveServer
+    from sse_events import Event
+
+SMALL_BUFFER = 4096
+MIB = 1024 * 1024
+STEADY_BYTES, STEADY_PAUSE = 4096, 0.01
+
+
+def data_of(found: list[Event]) -> list[str]:
+    """What was printed between the `init` and the `result` line."""
+    return [event["data"] for event in found if event["type"] == "output"][1:-1]
+
+
+def numbered(count: int, size: int) -> list[str]:
+    """What `!lines COUNT SIZE` prints."""
+    lines = []
+    for n in range(1, count + 1):
+        head = f'{{"type":"line","n":{n:8d},"pad":"'
+        lines.append(head + "x" * (size - len(head) - 3) + '"}')
+    return lines
+
+
+def test_burst_arrives_exactly(client: RawClient) -> None:
+    """20,000 lines printed at once come in order, none lost, none changed."""
+    client.send(spawn_bytes("!lines 20000 120"))
+    assert data_of(client.whole()) == numbered(20_000, 120)
+
+
+class OneReadSource:
+    """A pipe from which one read is made, when the test says so."""
+
+    def __init__(self) -> None:
+        self.readable = trio.Event()
+
+    async def receive(self, _: int) -> bytes:
+        await self.readable.wait()
+        return b"one\ntwo\n"
+
+    def receive_nowait(self, _: int) -> bytes:
+        return b""
+
+
+def test_what_was_read_when_the_tree_died_is_kept() -> None:
+    """Stopped in the very moment in which a read succeeds, the pump still passes on what was read."""
+
+    async def main() -> bytes:
+        source = OneReadSource()
+        outbox = Outbox(0, Spool(MIB, None))  # no memory: each event goes to the disk, which waits
+        pump = StdoutPump(SimpleNamespace(stdout=source), outbox, line_bytes=MIB)  # type: ignore[arg-type]
+        with trio.fail_after(DEADLINE_SECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pump.run)
+                await trio.testing.wait_all_tasks_blocked()
+                source.readable.set()
+                pump.stop()
+            outbox.finish(b"")
+            taken = await outbox.take()
+            outbox.close()
+            return taken
+
+    assert [event["data"] for event in events([trio.run(main)])] == ["one", "two"]
+
+
+def test_a_line_of_8_mib_passes(client: RawClient) -> None:
+    """A tool's result may be one enormous line."""
+    client.send(spawn_bytes(f"!big {8 * MIB}"))
+    found = client.whole()
+    (line,) = data_of(found)
+    assert len(line) == 8 * MIB - 1
+    assert set(json.loads(line)["pad"]) == {"x"}
+    assert found[-1]["type"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("printed", "arriving"),
+    [
+        (b"\xff\xfe\xe2\x82\n", ["\ufffd\ufffd\ufffd"]),
+        (b"a\xed\xa0\x80b\n", ["a\ufffd\ufffd\ufffdb"]),
+        (b"one\r\ntwo\r\n", ["one", "two"]),
+        (b"a\rb\n", ["a\rb"]),
+        (b"\n\r\n\n  \n", ["  "]),
+        (b"nul\0tab\tesc\x1b\n", ["nul\0tab\tesc\x1b"]),
+        ("\x85 \u2028 \u2029 \x0b \x0c".encode() + b"\n", ["\x85 \u2028 \u2029 \x0b \x0c"]),
+        (b"data: {}\n\ndata: x\n: c\nevent: y\n", ["data: {}", "data: x", ": c", "event: y"]),
+        ("\U0001f600 \U0010ffff é".encode() + b"\n", ["\U0001f600 \U0010ffff é"]),
+        (b'not "json" \\ {\n', ['not "json" \\ {']),
+    ],
+)
+def test_odd_lines_arrive_as_they_are(client: RawClient, printed: bytes, arriving: list[str]) -> None:
+    """Line ends go, invalid UTF-8 becomes U+FFFD, empty lines are skipped, everything else stays."""
+    client.send(spawn_bytes(f"!hex {printed.hex()}"))
+    assert data_of(client.whole()) == arriving
+
+
+def test_no_client_can_take_a_character_for_a_line_end(client: RawClient) -> None:
+    """What Unicode counts as a line end stands escaped in the stream."""
+    odd = "\x85\u2028\u2029\x0b\x0c\x1c\x1d\x1e\r"
+    client.send(spawn_bytes(f"!hex {(odd + 'x').encode().hex()}0a"))
+    text = client.answer().body.decode()
+    assert text.splitlines() == text.split("\n")[:-1]
+
+
+def test_last_line_needs_no_line_end(client: RawClient) -> None:
+    """A CLI that ends without a newline loses nothing."""
+    client.send(spawn_bytes("!no-newline\nhello"))
+    found = client.whole()
+    assert messages(found)[-1]["type"] == "result"
+    assert found[-1]["type"] == "completed"
+
+
+def test_events_come_as_they_are_printed(shared: LiveServer) -> None:
+    """A line is not held back until more come: the first is here while the agent still waits."""
+    with connect(shared) as client:
+        begin(client, "!say first")
+        assert len(runs(shared)) == 1
+
+
+def test_stderr_is_logged_and_never_sent(client: RawClient, shared: LiveServer) -> None:
+    """stderr stays out of the stream and does not end it; the log has it as data."""
+    client.send(spawn_bytes('!stderr oops {"event":"forged"}\nhello'))
+    found = client.whole()
+    assert "oops" not in json.dumps(found)
+    assert found[-1]["type"] == "completed"
+    wait_for_log(shared, "agent stderr")
+    assert log_lines(shared, "agent stderr")[-1]["text"] == 'oops {"event":"forged"}'
+    assert log_lines(shared, "forged") == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code", "fields"),
+    [
+        ("!exit 3", "exit", {"exit_code": 3}),
+        ("!signal 9", "signal", {"signal": 9}),
+        ("!signal 11", "signal", {"signal": 11}),
+    ],
+)
+def test_failure_is_told_with_its_code(
+    client: RawClient, prompt: str, code: str, fields: dict[str, int]
+) -> None:
+    """A process that fails ends the stream with the reason, after all that it printed."""
+    client.send(spawn_bytes(f"!say before\n{prompt}"))
+    *outputs, last = client.whole()
+    assert len(outputs) == 2
+    assert last == {
+        "type": "error",
+        "error": last["error"],
+        "code": code,
+        **fields,
+        "duration_ms": last["duration_ms"],
+        "killed": 0,
+    }
+    assert last["error"].startswith("Process execution failed: ")
+
+
+def test_what_stays_behind_is_killed_before_completed(client: RawClient, shared: LiveServer) -> None:
+    """The terminal event comes after the last death, and counts who had to be killed."""
+    client.send(spawn_bytes("!child setsid 2\n!child hold-stdout\nhello"))
+    found = client.whole()
+    assert found[-1]["type"] == "completed"
+    assert found[-1]["killed"] == 3
+    assert agents(shared) == []
+
+
+@pytest.fixture(scope="module")
+def spooling(
+    start_shared: Callable[..., LiveServer], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[LiveServer, str]:
+    """A server and the folder of its spool files."""
+    folder = str(tmp_path_factory.mktemp("spool"))
+    return start_shared("--simulate", "--spool-dir", folder, "--memory-bytes", "65536"), folder
+
+
+def test_slow_reader_loses_nothing_and_slows_nothing(spooling: tuple[LiveServer, str]) -> None:
+    """40 MB are printed and the process is gone before the client reads; then it reads all of it."""
+    server, folder = spooling
+    with connect(server, receive_buffer=SMALL_BUFFER) as client:
+        client.send(spawn_bytes("!lines 40000 1000"))
+        status, headers = client.head()
+        assert status == 200
+        wait_for_log(server, "run ended")
+        wait_for_runs(server, 0)
+        assert agents(server) == []
+        spooled = [name for name in descriptors(server) if name.startswith(folder)]
+        assert spooled
+        assert all(name.endswith(" (deleted)") for name in spooled)
+        assert os.listdir(folder) == []
+        found = list(events(client.parts(headers)))
+    assert data_of(found) == numbered(40_000, 1000)
+    assert found[-1]["type"] == "completed"
+    assert not [name for name in descriptors(server) if name.startswith(folder)]
+
+
+def test_spool_goes_with_its_client(spooling: tuple[LiveServer, str]) -> None:
+    """A client that leaves with megabytes unread leaves no file and no descriptor."""
+    server, folder = spooling
+
+    def spooled() -> list[str]:
+        return [name for name in descriptors(server) if name.startswith(folder)]
+
+    with connect(server, receive_buffer=SMALL_BUFFER) as client:
+        client.send(spawn_bytes("!lines 20000 1000\n!wait"))
+        client.head()
+        wait_for(lambda: runs(server)[0]["lines"], lambda lines: lines > 20_000, DEADLINE_SECONDS)
+        assert spooled()
+    wait_for_runs(server, 0)
+    assert wait_for(spooled, lambda names: not names, DEADLINE_SECONDS) == []
+
+
+@pytest.fixture(scope="module")
+def narrow(start_shared: Callable[..., LiveServer]) -> LiveServer:
+    """A server with a spool of 1 MiB, lines of 64 KiB and many heartbeats."""
+    return start_shared(
+        *("--simulate", "--memory-bytes", "65536", "--spool-bytes", str(MIB), "--line-bytes", "65536"),
+        *("--heartbeat-seconds", "0.1"),
+    )
+
+
+def test_full_spool_ends_the_run_with_overflow(narrow: LiveServer) -> None:
+    """A client that is too far behind is told so, after what could be kept; the process is dead."""
+    with connect(narrow, receive_buffer=SMALL_BUFFER) as client:
+        client.send(spawn_bytes("!lines 60000 1000\n!wait"))
+        _, headers = client.head()
+        wait_for_runs(narrow, 0)
+        assert agents(narrow) == []
+        found = list(events(client.parts(headers)))
+    *outputs, last = found
+    assert last["code"] == "overflow"
+    assert str(MIB) in last["error"]
+    kept = [event["data"] for event in outputs][1:]
+    assert kept == numbered(len(kept), 1000)
+
+
+def test_longest_line_passes_and_a_longer_one_is_overflow(narrow: LiveServer) -> None:
+    """The limit is exact enough: a line of it passes, one far over it ends the run and is not cut."""
+    with connect(narrow) as client:
+        client.send(spawn_bytes("!big 65536"))
+        assert len(data_of(client.whole())[0]) == 65535
+        client.send(spawn_bytes("!big 200000\n!wait"))
+        *outputs, last = client.whole()
+        assert last["code"] == "overflow"
+        assert "65536" in last["error"]
+        assert len(outputs) == 1
+
+
+def test_heartbeat_in_silence(narrow: LiveServer) -> None:
+    """A comment line is sent after each silence, before any output and between."""
+    with connect(narrow) as client:
+        client.send(spawn_bytes("!sleep 0.5"))
+        frames = client.answer().body.split(b"\n\n")
+    assert frames.count(b": heartbeat") >= 2
+
+
+def test_no_heartbeat_while_there_is_output(client: RawClient) -> None:
+    """With the default of 15 s a short turn has none."""
+    client.send(spawn_bytes("!sleep 0.2"))
+    assert b"heartbeat" not in client.answer().body
+
+
+@pytest.fixture(scope="module")
+def strict(start_shared: Callable[..., LiveServer]) -> LiveServer:
+    """A server that gives a client that takes nothing one second."""
+    return start_shared("--simulate", "--client-stall-seconds", "1")
+
+
+def test_stalled_client_ends_its_run(strict: LiveServer) -> None:
+    """A client that takes no byte for too long loses its run: the process dies, the log says why."""
+    with connect(strict, receive_buffer=SMALL_BUFFER) as client:
+        client.send(spawn_bytes("!lines 20000 1000\n!wait"))
+        client.head()
+        tree = wait_for(lambda: agents(strict), bool, DEADLINE_SECONDS)
+        (ended,) = wait_for_log(strict, "run ended")
+        assert ended["code"] == "stalled"
+        assert still_alive(tree) == []
+        assert client.is_ended()
+
+
+def test_slow_but_steady_client_is_not_stalled(strict: LiveServer) -> None:
+    """A client that keeps taking a little is served to the end, however long it needs."""
+    with connect(strict, receive_buffer=SMALL_BUFFER) as client:
+        client.send(spawn_bytes("!lines 20000 1000\nhello"))
+        _, headers = client.head()
+        end = time.monotonic() + 3
+        while time.monotonic() < end:  # the pace is the point here
+            client.rest += client.sock.recv(STEADY_BYTES)
+            time.sleep(STEADY_PAUSE)
+        found = list(events(client.parts(headers)))
+    assert found[-1]["type"] == "completed"
+    assert len(found) == 20_004
