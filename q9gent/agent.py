@@ -66,7 +66,7 @@ class AgentProgram:
         if path is None and os.path.basename(name) == name == "claude":
             path = _bundled_cli()
         if path is None:
-            if os.path.exists(name):
+            if os.path.basename(name) != name and os.path.exists(name):
                 path = name  # not executable, or a folder: the system shall say so
             else:
                 raise ProcessSpawnFailed("No such file or directory")
@@ -77,6 +77,8 @@ class AgentProgram:
     async def features(self, containment: Containment) -> AgentFeatures:
         """Return what the installed version knows; the answer is kept until the file changes.
 
+        A version that was not told is taken for an old one, and asked for again next time.
+
         Cancellation: ends the probe, whose tree dies like any other.
         """
         agent = self.find()
@@ -84,13 +86,13 @@ class AgentProgram:
             key = (agent, _file_identity(agent[-1]))
             if self._features is None or self._features[0] != key:
                 version = await self._probe(agent, containment)
-                self._features = (
-                    key,
-                    AgentFeatures(system_prompt_snapshot=version >= SNAPSHOT_VERSION),
-                )
+                if version is None:
+                    logger.warning("the agent did not tell its version, taking it for an old one")
+                    return AgentFeatures()
+                self._features = (key, AgentFeatures(system_prompt_snapshot=version >= SNAPSHOT_VERSION))
             return self._features[1]
 
-    async def _probe(self, agent: tuple[str, ...], containment: Containment) -> tuple[int, ...]:
+    async def _probe(self, agent: tuple[str, ...], containment: Containment) -> tuple[int, ...] | None:
         output = b""
         launch = Launch(argv=(*agent, "--version"))
         try:
@@ -104,10 +106,7 @@ class AgentProgram:
         except (SpawnError, ContainmentLost) as error:
             logger.warning("the agent's version could not be asked for", reason=str(error))
         match = re.search(rb"(\d+)\.(\d+)\.(\d+)", output)
-        if match is None:
-            logger.warning("the agent did not tell its version, taking it for an old one")
-            return (0,)
-        return tuple(int(part) for part in match.groups())
+        return None if match is None else tuple(int(part) for part in match.groups())
 
 
 def _bundled_cli() -> str | None:

@@ -70,8 +70,9 @@ def configure_logging(level: str, log_format: str) -> None:
 
 def _escape_control(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     for key, value in event.items():
-        if isinstance(value, str) and key != "exception":
-            event[key] = printable(value)
+        if isinstance(value, str):
+            lines = value.split("\n") if key == "exception" else [value]  # a traceback keeps its lines
+            event[key] = "\n".join(map(printable, lines))
     return event
 
 

@@ -52,9 +52,9 @@ class LinuxContainment:
             yield tree
         finally:
             try:
-                with trio.CancelScope(shield=True):  # bounded: see LinuxTree.end
-                    with contextlib.suppress(ContainmentLost):  # who waited for the end has been told
-                        await tree.end(grace_seconds)
+                # Bounded: see LinuxTree.end. Who waited for the end has been told if it was lost.
+                with trio.CancelScope(shield=True), contextlib.suppress(ContainmentLost):
+                    await tree.end(grace_seconds)
             finally:
                 self._live -= 1
                 tree.close()

@@ -187,9 +187,9 @@ class WindowsContainment:
             try:
                 yield tree
             finally:
-                with trio.CancelScope(shield=True):  # bounded: see WindowsTree.keep
-                    with suppress(ContainmentLost):  # who waited for the end has been told
-                        await tree.end(grace_seconds)
+                # Bounded: see WindowsTree.keep. Who waited for the end has been told if it was lost.
+                with trio.CancelScope(shield=True), suppress(ContainmentLost):
+                    await tree.end(grace_seconds)
 
     async def _start(self, launch: Launch, resources: ExitStack) -> WindowsTree:
         """Start a process and its keeper.

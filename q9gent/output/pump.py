@@ -40,21 +40,20 @@ class _Pump:
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
-        self._scope = trio.CancelScope(shield=True)
-        self._receiving = False
+        self._receiving: trio.CancelScope | None = None
         self._stopped = False
 
     async def run(self) -> None:
         """Read until the end."""
-        with self._scope:
+        with trio.CancelScope(shield=True):  # bounded: the run stops us when its tree is dead
             while not self._stopped:
-                self._receiving = True
-                data = await self._source.receive(READ_BYTES)
-                self._receiving = False
-                if not data:
+                # Only the wait can be cancelled: what was read must be handled.
+                with trio.CancelScope() as self._receiving:
+                    data = await self._source.receive(READ_BYTES)
+                if self._receiving.cancelled_caught or not data:
                     break
                 await self._handle(data)
-        with trio.CancelScope(shield=True):  # bounded by what a pipe holds
+            self._receiving = None
             if self._stopped:
                 while data := self._source.receive_nowait(READ_BYTES):
                     await self._handle(data)
@@ -63,8 +62,8 @@ class _Pump:
     def stop(self) -> None:
         """Read what is there and end: the tree is dead, nobody can write any more."""
         self._stopped = True
-        if self._receiving:  # never while handling: that would lose what was read
-            self._scope.cancel()
+        if self._receiving is not None:
+            self._receiving.cancel()
 
     async def _handle(self, data: bytes) -> None:
         raise NotImplementedError

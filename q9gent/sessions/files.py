@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 SUFFIX = ".json"
 
-SESSION_BYTES = 64 * 1024
-"""No session file is nearly as long; what is longer is not read into memory."""
+SESSION_BYTES = 32 * 1024 * 1024
+"""Longer than any label that fits into a request's body; a file that is longer is no session."""
 
 _T = TypeVar("_T")
 
@@ -120,10 +121,15 @@ class FileSessionStore:
 
     def _read(self, session_id: str) -> Session | None:
         try:
-            with open(self._path(session_id), "rb") as file:
-                content = file.read(SESSION_BYTES)
+            # Opened so that a named pipe cannot hold us up.
+            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+            fd = os.open(self._path(session_id), flags)
         except (FileNotFoundError, IsADirectoryError):
             return None
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return None
+            content = file.read(SESSION_BYTES)
         try:
             session = msgspec.json.decode(content, type=Session)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
