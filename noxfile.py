@@ -112,7 +112,7 @@ WINE_SECONDS = 300
 
 @nox.session(venv_backend="none")
 def wine(session: nox.Session) -> None:
-    """The Windows code, on Windows's Python, under Wine: set up when first run (root, mvn), about 4 minutes."""
+    """The Windows code, on Windows's Python, under Wine: set up when first run, 4 minutes in all."""
     folder = os.path.abspath(".wine-env")
     launcher = os.path.join(folder, "wpy")
     if not os.path.exists(launcher):

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 SHUTDOWN_STALL_SECONDS = 2.0
 """How long a client may take nothing once the server is stopping."""
 
+KILLING_SECONDS = 1.0
+"""How much of a stop's time is kept for killing, however long the runs' grace is: it takes milliseconds."""
+
 BACKLOG = 1024
 """Connections that the system holds for us until they are accepted: a burst must not be refused."""
 
@@ -223,8 +226,11 @@ class Server:
             closing.cancel_scope.cancel()
 
     async def _cut_grace(self) -> None:
-        await self._hurry.wait()
-        logger.warning("second signal: killing at once")
+        """Kill what lives when a second signal comes, or when the time for stopping is nearly over."""
+        seconds = self._app.settings.shutdown_seconds
+        with trio.move_on_after(max(seconds / 2, seconds - KILLING_SECONDS)):
+            await self._hurry.wait()
+        logger.warning("stopping: killing what has not ended yet")
         await self._app.runs.kill_now()
 
 
