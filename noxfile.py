@@ -110,6 +110,13 @@ WINE_TESTS = [
 WINE_SECONDS = 300
 
 
+@nox.session(python=DEFAULT)
+def soak(session: nox.Session) -> None:
+    """Ten minutes of mixed runs, kills, disconnects and stalls; afterwards no more is held than before."""
+    session.install("-e", ".")
+    session.run("python", "-m", "benchmarks.soak", *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def wine(session: nox.Session) -> None:
     """The Windows code, on Windows's Python, under Wine: set up when first run, 4 minutes in all."""
