@@ -16,7 +16,7 @@ import trio
 
 from q9gent.containment.environment import STARTED_WITH, agent_environment
 from q9gent.containment.helper import BOOT, PACKET_BYTES
-from q9gent.containment.protocol import KILL_TIMEOUT_SECONDS, SpawnError
+from q9gent.containment.protocol import KILL_TIMEOUT_SECONDS, ContainmentLost, SpawnError
 from q9gent.log import get_logger
 
 logger = get_logger("q9gent.containment")
@@ -148,6 +148,7 @@ class ForkServer:
                     task_status.started()
                 await self._listen(ours)
             finally:
+                self.wake()
                 self._sock = self._process = None
                 self._tell()
                 trio.lowlevel.notify_closing(ours)
@@ -182,25 +183,24 @@ class ForkServer:
         Raises:
             SpawnError: The system has no room for another process, or the fork server is failing.
         """
-        for _attempt in range(3):  # the fork server may die with our request unread, and again
-            supervisor = await self._try_fork()
-            if supervisor is not None:
-                return supervisor
+        with trio.move_on_after(START_TIMEOUT_SECONDS):
+            while True:  # the fork server may die with our request unread, and again
+                supervisor = await self._try_fork()
+                if supervisor is not None:
+                    return supervisor
+                await self._news_or_start()
         raise SpawnError("the fork server is not running")
 
     async def _try_fork(self) -> Supervisor | None:
-        with trio.move_on_after(START_TIMEOUT_SECONDS):
-            while self._sock is None:
-                await self._news_or_start()
-        if self._sock is None:
-            return None
+        while self._sock is None:
+            await self._news_or_start()
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
             raise SpawnError(os.strerror(error.errno or 0), error.errno) from error
         supervisor = Supervisor(ours)
         try:
-            self._wake()
+            self.wake()
             ours.setblocking(False)
             with theirs:
                 while True:
@@ -209,14 +209,13 @@ class ForkServer:
                         break
                     except BlockingIOError:
                         await trio.lowlevel.wait_writable(self._sock)
-            with trio.move_on_after(START_TIMEOUT_SECONDS):
-                kind, _, number = (await supervisor.receive()).partition(b" ")
-                if kind == b"P":
-                    supervisor.pid = int(number)
-                    self._gone.pop(supervisor.pid, None)  # news of an earlier bearer of this pid
-                    return supervisor
-                if kind == b"!":
-                    raise SpawnError(os.strerror(int(number)), int(number))
+            kind, _, number = (await supervisor.receive()).partition(b" ")
+            if kind == b"P":
+                supervisor.pid = int(number)
+                self._gone.pop(supervisor.pid, None)  # news of an earlier bearer of this pid
+                return supervisor
+            if kind == b"!":
+                raise SpawnError(os.strerror(int(number)), int(number))
         except OSError:
             pass
         finally:
@@ -228,26 +227,31 @@ class ForkServer:
         with trio.move_on_after(0.05):  # a start makes no news; its 20 ms are not worth a signal
             await self._news.wait()
 
-    def _wake(self) -> None:
+    @property
+    def pid(self) -> int | None:
+        """Its pid, while it runs."""
+        return self._process.pid if self._process is not None else None
+
+    def wake(self) -> None:
         """Continue it, should a run have stopped it: it is our child, so the pid is its own."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
 
     def kill(self, supervisor_pid: int) -> None:
         """Kill a supervisor that does not answer; the fork server then ends what it held."""
-        self._wake()
+        self.wake()
         if self._sock is not None:
             with contextlib.suppress(OSError):  # it is ending; who waits for the outcome is told so
                 self._sock.send(b"K %d" % supervisor_pid)
 
-    async def wait_gone(self, supervisor_pid: int, generation: int) -> int | None:
-        """Wait until a supervisor and all that it held are dead.
+    async def wait_gone(self, supervisor_pid: int, generation: int) -> int:
+        """Wait until a supervisor and all that it held are dead, and return how many were killed.
 
-        Returns:
-            How many were killed; ``None`` if the fork server that could say has died too.
+        Raises:
+            ContainmentLost: The fork server that could say has died, too.
         """
         while supervisor_pid not in self._gone:
             if self._sock is None or self.generation != generation:
-                return None
+                raise ContainmentLost("the run's supervisor and the fork server were killed")
             await self._news.wait()
         return self._gone.pop(supervisor_pid)

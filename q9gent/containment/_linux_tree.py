@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from q9gent.containment.helper.processes import descendants_of
+from q9gent.containment.helper.processes import children_of, descendants_of, kill_all
 from q9gent.containment.pipes import PipeSource, open_null, open_output_pipe, stdin_file
 from q9gent.containment.protocol import (
     KILL_TIMEOUT_SECONDS,
@@ -35,6 +35,9 @@ logger = get_logger("q9gent.containment")
 
 INLINE_BYTES = 64 * 1024
 """Larger command lines travel in a memory file: a packet may be no larger than the socket's buffer."""
+
+WAKE_SECONDS = 0.05
+"""How often a helper that its run may have stopped is continued while it is waited for."""
 
 ANSWER_TIMEOUT_SECONDS = 1.0
 """On top of what a supervisor itself may take, before it is taken for stuck and killed."""
@@ -125,15 +128,23 @@ class LinuxTree:
             logger.error("supervisor does not answer, killing it", pid=self._supervisor.pid)
             self._lost = True
         self._fork_server.kill(self._supervisor.pid)
-        killed: int | None = None
-        with trio.move_on_after(KILL_TIMEOUT_SECONDS) as waiting:
-            killed = await self._fork_server.wait_gone(self._supervisor.pid, self._generation)
-        if killed is not None:
-            return Death(killed=killed)
-        if waiting.cancelled_caught:
-            survivors = descendants_of(self.pid)
-            return Death(survivors=(self.pid, *survivors))
-        raise ContainmentLost("the run's supervisor and the fork server were killed")
+        give_up_at = trio.current_time() + KILL_TIMEOUT_SECONDS
+        while trio.current_time() < give_up_at:
+            # What stopped its supervisor now has the fork server for a parent, and may stop that as well.
+            self._kill_orphans()
+            self._fork_server.wake()
+            with trio.move_on_after(WAKE_SECONDS):
+                return Death(killed=await self._fork_server.wait_gone(self._supervisor.pid, self._generation))
+        return Death(survivors=(self.pid, *descendants_of(self.pid)))
+
+    def _kill_orphans(self) -> None:
+        """Kill the leader and what it started, if it is still a child of the fork server's.
+
+        Such a pid is surely its own: a child that was not reaped keeps it.
+        """
+        parent = self._fork_server.pid
+        if parent is not None and self.pid in children_of(parent):
+            kill_all([self.pid, *descendants_of(self.pid)], set())
 
     async def _until(self, done: Callable[[], bool]) -> None:
         """Read packets until something is true, or the supervisor is gone.

@@ -40,6 +40,7 @@ class LinuxContainment:
         self._fork_server = fork_server
         self._idle: list[tuple[float, Supervisor]] = []  # the longest idle first
         self._live = 0
+        self._closed = False
 
     @asynccontextmanager
     async def open_tree(self, launch: Launch, *, grace_seconds: float) -> AsyncIterator[LinuxTree]:
@@ -69,7 +70,7 @@ class LinuxContainment:
         return await self._fork_server.fork()
 
     def _put_back(self, supervisor: Supervisor, *, reusable: bool) -> None:
-        if reusable and len(self._idle) < IDLE_SUPERVISORS:
+        if reusable and not self._closed and len(self._idle) < IDLE_SUPERVISORS:
             self._idle.append((trio.current_time(), supervisor))
         else:
             supervisor.close()
@@ -90,6 +91,7 @@ class LinuxContainment:
                 while len(self._idle) > 1 and trio.current_time() - self._idle[0][0] >= IDLE_SECONDS:
                     self._idle.pop(0)[1].close()
         finally:
+            self._closed = True
             while self._idle:
                 self._idle.pop()[1].close()
 

@@ -162,14 +162,23 @@ class PosixTree:
 
     def _find(self) -> list[psutil.Process]:
         """Return the tree's processes that live, and remember them: a known pid stays known."""
+        children: dict[int, list[psutil.Process]] = {}
+        ours: list[psutil.Process] = []
         for process in psutil.process_iter():
-            if process.pid not in self._known and self._is_ours(process):
-                self._known[process.pid] = process
-        for process in list(self._known.values()):
-            with contextlib.suppress(psutil.Error):
-                for child in process.children(recursive=True):
-                    self._known.setdefault(child.pid, child)
-        return [process for process in self._known.values() if _lives(process)]
+            try:
+                children.setdefault(process.ppid(), []).append(process)
+            except psutil.Error:
+                continue
+            if self._known.get(process.pid) == process or self._is_ours(process):
+                ours.append(process)
+        found: dict[int, psutil.Process] = {}
+        while ours:
+            process = ours.pop()
+            if process.pid not in found:
+                found[process.pid] = process
+                ours += children.get(process.pid, [])
+        self._known = {pid: process for pid, process in found.items() if _lives(process)}
+        return list(self._known.values())
 
     def _is_ours(self, process: psutil.Process) -> bool:
         try:

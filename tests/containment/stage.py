@@ -198,9 +198,10 @@ class Stage:
         """Open the strategy, do a scenario, and prove that not a trace is left."""
 
         async def main() -> None:
-            with trio.fail_after(PLAY_SECONDS) as self.scope:
+            with trio.move_on_after(PLAY_SECONDS) as self.scope:  # a scenario may cancel it
                 async with open_containment(self.strategy) as self.containment:
                     await scenario()
+            assert trio.current_time() < self.scope.deadline, "the scenario took too long"
 
         descriptors, children = open_descriptors(), _children()
         try:
@@ -208,7 +209,9 @@ class Stage:
         finally:  # whatever happened, the next test finds a clean system
             left = [one for actor in self.actors for one in actor.living()]
             helpers = process_scan.wait_for(_new_children(children), lambda found: not found, GONE_SECONDS)
-            _kill([*left, *(below for one in helpers for below in process_scan.descendants(one.pid)), *helpers])
+            _kill(
+                [*left, *(below for one in helpers for below in process_scan.descendants(one.pid)), *helpers]
+            )
         assert not left, f"alive:{shown(left)}"
         assert not helpers, f"helpers:{shown(helpers)}"
         assert open_descriptors() == descriptors

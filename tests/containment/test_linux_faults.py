@@ -24,8 +24,16 @@ if sys.platform == "linux":
     import resource
 
     import helpers_of
-    from q9gent.containment import _linux_fork_server, _linux_tree
-    from q9gent.containment import ContainmentLost, Death, ExitStatus, Launch, SpawnError
+
+    from q9gent.containment import (
+        ContainmentLost,
+        Death,
+        ExitStatus,
+        Launch,
+        SpawnError,
+        _linux_fork_server,
+        _linux_tree,
+    )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,6 +70,11 @@ async def crowd(stage: Stage, count: int, scenario: Callable[[list[Actor]], obje
             actors.append(await nursery.start(one, done))
         await scenario(actors)  # type: ignore[misc]
         done.set()
+
+
+async def nothing(actors: list[Actor]) -> None:
+    """Do nothing to them."""
+    assert all(actor.living() for actor in actors)
 
 
 async def assert_runs(stage: Stage) -> None:
@@ -225,13 +238,13 @@ async def test_fork_server_killed_while_starting(stage: Stage) -> None:
 
     before = 0
     async with trio.open_nursery() as nursery:
-        for _ in range(3):
+        for _ in range(2):  # a start is tried three times
             before = await trio.to_thread.run_sync(lambda: helpers_of.fork_server(other_than=before))
             for _ in range(20):
                 nursery.start_soon(one)
             await trio.testing.wait_all_tasks_blocked()
             os.kill(before, signal.SIGKILL)
-    assert outcomes == [str(ExitStatus(code=0))] * 60
+    assert outcomes == [str(ExitStatus(code=0))] * 40
 
 
 @on_stage
@@ -341,13 +354,14 @@ async def test_orphaned_supervisor_lent_again(stage: Stage) -> None:
         first, supervisor = helpers_of.fork_server(), helpers_of.supervisor_of(actor.tree.pid)
         os.kill(first, signal.SIGKILL)
         await trio.to_thread.run_sync(lambda: helpers_of.fork_server(other_than=first))
+        await crowd(stage, 3, nothing)  # more than were idle: the new fork server serves
     async with stage.actor("!child setsid\n!wait") as actor:
         await actor.waiting()
-        lent_again = helpers_of.supervisor_of(actor.tree.pid) == supervisor; print("LENT", lent_again)
-        os.kill(helpers_of.supervisor_of(actor.tree.pid), signal.SIGKILL)
+        holder = helpers_of.supervisor_of(actor.tree.pid)
+        os.kill(holder, signal.SIGKILL)
         try:
             with trio.fail_after(PROMPT_SECONDS):
-                if lent_again:
+                if holder == supervisor:
                     with pytest.raises(ContainmentLost):
                         await actor.tree.end(0)
                 else:

@@ -166,9 +166,7 @@ def test_client_that_waits_for_100_continue(client: RawClient) -> None:
     """`Expect: 100-continue` is answered before the body is sent, and only then."""
     body = json.dumps(FINE).encode()
     client.send(
-        request_bytes(
-            "POST", "/spawn", None, AS_JSON, f"Content-Length: {len(body)}", "Expect: 100-continue"
-        )
+        request_bytes("POST", "/spawn", None, AS_JSON, f"Content-Length: {len(body)}", "Expect: 100-continue")
     )
     assert client.head()[0] == 100
     client.send(body)
@@ -179,7 +177,19 @@ def test_client_that_waits_for_100_continue(client: RawClient) -> None:
 def test_curl_sends_a_large_body(shared: LiveServer, size: int) -> None:
     """curl, which expects 100-continue for a large body, gets the answer either way."""
     url = f"http://{shared.host}:{shared.port}/spawn"
-    command = ["curl", "-sS", "--max-time", "30", "-H", AS_JSON, "--data-binary", "@-", "-w", "%{http_code}", url]
+    command = [
+        "curl",
+        "-sS",
+        "--max-time",
+        "30",
+        "-H",
+        AS_JSON,
+        "--data-binary",
+        "@-",
+        "-w",
+        "%{http_code}",
+        url,
+    ]
     done = subprocess.run(command, input=padded(size), capture_output=True, timeout=40, check=True)
     assert done.stderr == b""
     assert done.stdout.endswith(b"400" if size == BODY_BYTES else b"413")
@@ -238,7 +248,9 @@ def test_any_json_object_is_answered(shared: LiveServer, body: dict[str, object]
 
 
 @LIVE
-@given(body=st.binary(max_size=300) | st.binary(max_size=50).map(lambda more: json.dumps(FINE).encode() + more))
+@given(
+    body=st.binary(max_size=300) | st.binary(max_size=50).map(lambda more: json.dumps(FINE).encode() + more)
+)
 def test_any_bytes_as_body_are_answered(shared: LiveServer, body: bytes) -> None:
     """No byte sequence as a body gives a 500."""
     with connect(shared) as client:

@@ -19,7 +19,9 @@ PREFLIGHT = ("Access-Control-Request-Method: POST", "Access-Control-Request-Head
 CORS_PREFIX = "access-control-"
 
 
-def ask_as(server: LiveServer, host: str | None, version: str = "HTTP/1.1", target: str = "/health") -> Answer:
+def ask_as(
+    server: LiveServer, host: str | None, version: str = "HTTP/1.1", target: str = "/health"
+) -> Answer:
     with connect(server) as client:
         client.send(request_bytes("GET", target, host=host, version=version))
         return client.answer()
@@ -77,7 +79,9 @@ def test_another_host_is_421_and_names_the_flag(shared: LiveServer, host: str) -
         assert host in answer.error
 
 
-@pytest.mark.parametrize("host", ["a b", "a/b", "user@localhost", "localhost:port", "[::1", "localhost, evil", "\xff"])
+@pytest.mark.parametrize(
+    "host", ["a b", "a/b", "user@localhost", "localhost:port", "[::1", "localhost, evil", "\xff"]
+)
 def test_what_is_no_host_is_400(shared: LiveServer, host: str) -> None:
     """A Host header that cannot be one is refused, also where it contains a good name."""
     answer = ask_as(shared, host)
@@ -148,7 +152,9 @@ def test_star_allows_any_host(start_server: Callable[..., LiveServer]) -> None:
     assert ask_as(server, "evil.example").status == 200
 
 
-def test_bound_to_all_addresses_any_host_is_served_and_warned_of(start_server: Callable[..., LiveServer]) -> None:
+def test_bound_to_all_addresses_any_host_is_served_and_warned_of(
+    start_server: Callable[..., LiveServer],
+) -> None:
     """Reachable from elsewhere a server has names it cannot know; it says once who can reach it."""
     server = start_server("--simulate", "--host", "0.0.0.0")
     assert ask_as(server, "agents.example").status == 200

@@ -212,8 +212,6 @@ def test_a_run_needs_no_second_connection_to_end(start_server: Callable[..., Liv
         with RawClient((server.host, server.port)) as client:
             client.send(spawn_bytes("!wait"))
             next_line(client.stream(), "waiting")
-    ended = wait_for(
-        lambda: log_lines(server, "run ended"), lambda found: len(found) == 3, DEADLINE_SECONDS
-    )
+    ended = wait_for(lambda: log_lines(server, "run ended"), lambda found: len(found) == 3, DEADLINE_SECONDS)
     assert [line["code"] for line in ended] == ["disconnected"] * 3
     assert agents(server) == []

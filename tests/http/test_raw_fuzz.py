@@ -32,9 +32,15 @@ VALID = [
     request_bytes("POST", f"/message/{UNKNOWN_ID}", '{"prompt":"x"}', "Content-Type: application/json"),
     request_bytes("POST", f"/terminate/{UNKNOWN_ID}"),
     request_bytes(
-        "POST", "/spawn", b"2\r\n{}\r\n0\r\n\r\n", "Content-Type: application/json", "Transfer-Encoding: chunked"
+        "POST",
+        "/spawn",
+        b"2\r\n{}\r\n0\r\n\r\n",
+        "Content-Type: application/json",
+        "Transfer-Encoding: chunked",
     ),
-    request_bytes("GET", "/health", None, "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: x"),
+    request_bytes(
+        "GET", "/health", None, "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: x"
+    ),
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
 ]
 HOSTILE = [
@@ -88,7 +94,9 @@ def assert_serving(server: LiveServer) -> None:
 
 
 @LIVE
-@given(data=st.lists(st.binary(max_size=200), max_size=4), how=st.sampled_from(["half-close", "reset", "close"]))
+@given(
+    data=st.lists(st.binary(max_size=200), max_size=4), how=st.sampled_from(["half-close", "reset", "close"])
+)
 def test_random_bytes(target: LiveServer, data: list[bytes], how: str) -> None:
     """Bytes without any sense end their connection at most."""
     throw(target, data, how=how)

@@ -141,7 +141,7 @@ def test_events_come_as_they_are_printed(shared: LiveServer) -> None:
 
 
 def test_stderr_is_logged_and_never_sent(client: RawClient, shared: LiveServer) -> None:
-    """stderr stays out of the stream and does not end it; the log has it as data."""
+    """Stderr stays out of the stream and does not end it; the log has it as data."""
     client.send(spawn_bytes('!stderr oops {"event":"forged"}\nhello'))
     found = client.whole()
     assert "oops" not in json.dumps(found)

@@ -104,7 +104,7 @@ def test_upgrades_end_at_most_their_connection(running: Running, upgrade: str) -
 
 def test_a_bad_upgrade_ends_a_plain_hypercorn(in_process_settings: Settings) -> None:
     """Trap 2, shown: one request for a websocket ends the whole server."""
-    with pytest.raises(BaseExceptionGroup) as raised, plain_server(in_process_settings) as plain:  # noqa: PT012
+    with pytest.raises(BaseExceptionGroup) as raised, plain_server(in_process_settings) as plain:
         with RawClient(plain.address) as client:
             client.send(UPGRADES["websocket with an odd protocol"])
             assert client.is_ended()

@@ -28,7 +28,7 @@ IF EXIST "%dp0%\node.exe" (
 )
 
 endLocal & goto #_undefined_# 2>NUL || title %COMSPEC% & set PATHEXT=%PATHEXT:;.JS;=;% & "%_prog%"  "%dp0%\node_modules\@anthropic-ai\claude-code\cli.js" %*
-"""  # noqa: E501
+"""
 
 CMD_SHIM_4 = r"""@ECHO off
 GOTO start
@@ -47,7 +47,7 @@ IF EXIST "%dp0%\node.exe" (
 )
 
 endLocal & goto #_undefined_# 2>NUL || title %COMSPEC% & "%_prog%"  "%dp0%\node_modules\@anthropic-ai\claude-code\cli.js" %*
-"""  # noqa: E501
+"""
 
 CMD_SHIM_3 = r"""@ECHO off
 SETLOCAL

@@ -50,11 +50,21 @@ class ForkServer:
         """Serve until the server is gone and every supervisor after it."""
         send(self.sock, "R")
         while self.supervisors or self.gone or not self.server_is_gone:
-            if self.waker.wait(0.005 if self.gone else None):
+            if self.waker.wait(self.timeout()):
                 self.read_message()
             self.reap()
             if self.gone:
                 self.sweep()
+
+    def timeout(self) -> float | None:
+        """Return how long there is nothing to do unless something happens."""
+        if self.gone:
+            return 0.005
+        if self.server_is_gone:
+            for pid in self.supervisors:  # one that a run has stopped cannot see its lifeline's end
+                os.kill(pid, signal.SIGCONT)
+            return 0.1
+        return None
 
     def read_message(self) -> None:
         """Do what the server says."""

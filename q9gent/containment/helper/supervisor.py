@@ -7,6 +7,7 @@ import sys
 assert sys.platform == "linux"
 
 import _socket
+import errno
 import os
 import signal
 import time
@@ -77,6 +78,11 @@ class Supervisor:
 
     def start(self, data: bytes, fds: list[int]) -> None:
         """Start the leader, in a session of its own and with the system's default signals."""
+        if len(fds) != (4 if data[:1] == b"M" else 3):  # the system cut them off
+            for fd in fds:
+                os.close(fd)
+            send(self.sock, f"! {errno.EMFILE}")
+            return
         if data[:1] == b"M":
             with open(fds.pop(), "rb") as file:
                 data = b"S" + file.read()
