@@ -6,6 +6,7 @@ they are the same user's. What becomes of it over HTTP is in ``test_server_fault
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -65,9 +66,7 @@ async def crowd(stage: Stage, count: int, scenario: Callable[[list[Actor]], obje
 
     done = trio.Event()
     async with trio.open_nursery() as nursery:
-        actors: list[Actor] = []
-        for _ in range(count):
-            actors.append(await nursery.start(one, done))
+        actors: list[Actor] = [await nursery.start(one, done) for _ in range(count)]
         await scenario(actors)  # type: ignore[misc]
         done.set()
 
@@ -239,7 +238,8 @@ async def test_fork_server_killed_while_starting(stage: Stage) -> None:
     before = 0
     async with trio.open_nursery() as nursery:
         for _ in range(2):  # a start is tried three times
-            before = await trio.to_thread.run_sync(lambda: helpers_of.fork_server(other_than=before))
+            find = functools.partial(helpers_of.fork_server, other_than=before)
+            before = await trio.to_thread.run_sync(find)
             for _ in range(20):
                 nursery.start_soon(one)
             await trio.testing.wait_all_tasks_blocked()
@@ -501,9 +501,11 @@ def _immune_helper(folder: str, timeout_seconds: float) -> str:
         "supervisor.py": ("KILL_TIMEOUT_SECONDS = 10.0", f"KILL_TIMEOUT_SECONDS = {timeout_seconds}"),
         "processes.py": (
             "            os.kill(pid, signal.SIGKILL)\n",
-            "            if b'--descend\\0setsid' in open(f'/proc/{pid}/cmdline', 'rb').read():\n"
-            "                raise PermissionError\n"
-            "            os.kill(pid, signal.SIGKILL)\n",
+            (
+                "            if b'--descend\\0setsid' in open(f'/proc/{pid}/cmdline', 'rb').read():\n"
+                "                raise PermissionError\n"
+                "            os.kill(pid, signal.SIGKILL)\n"
+            ),
         ),
     }
     for name, (old, new) in patches.items():

@@ -9,7 +9,7 @@ import struct
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sse_events import events, whole
 
@@ -107,7 +107,7 @@ class RawClient:
             self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
         self.rest = b""
 
-    def __enter__(self) -> RawClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

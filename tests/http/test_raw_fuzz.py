@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import zlib
@@ -152,7 +153,7 @@ def test_pipelined_requests_in_pieces(
     """Several requests at once, cut anywhere."""
     data = b"".join(VALID[number] for number in numbers)
     places = [0, *sorted(int(cut * len(data)) for cut in cuts), len(data)]
-    throw(target, [data[a:b] for a, b in zip(places, places[1:], strict=False)], how=how)
+    throw(target, [data[a:b] for a, b in itertools.pairwise(places)], how=how)
 
 
 def test_a_thousand_connections_of_noise(target: LiveServer) -> None:
