@@ -37,6 +37,7 @@ class Supervisor:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.pid = 0
+        self.generation = 0
 
     def send(self, packet: bytes, fds: list[int] | None = None) -> bool:
         """Send a packet; False if the supervisor is gone.
@@ -87,6 +88,7 @@ class ForkServer:
         self._process: trio.Process | None = None
         self._gone: dict[int, int] = {}
         self._news = trio.Event()
+        self._sending = trio.Lock()
         self.generation = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -203,25 +205,31 @@ class ForkServer:
             self.wake()
             ours.setblocking(False)
             with theirs:
-                while True:
-                    try:
-                        socket.send_fds(self._sock, [b"F"], [theirs.fileno()])
-                        break
-                    except BlockingIOError:
-                        await trio.lowlevel.wait_writable(self._sock)
+                await self._send_request(theirs)
             kind, _, number = (await supervisor.receive()).partition(b" ")
             if kind == b"P":
                 supervisor.pid = int(number)
+                supervisor.generation = self.generation
                 self._gone.pop(supervisor.pid, None)  # news of an earlier bearer of this pid
                 return supervisor
             if kind == b"!":
                 raise SpawnError(os.strerror(int(number)), int(number))
-        except OSError:
+        except (OSError, trio.ClosedResourceError):  # it has died; the keeper starts another
             pass
         finally:
             if not supervisor.pid:
                 supervisor.close()
         return None
+
+    async def _send_request(self, theirs: socket.socket) -> None:
+        async with self._sending:  # one waits for room, and the others for it
+            while self._sock is not None:
+                try:
+                    socket.send_fds(self._sock, [b"F"], [theirs.fileno()])
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self._sock)
+                else:
+                    return
 
     async def _news_or_start(self) -> None:
         with trio.move_on_after(0.05):  # a start makes no news; its 20 ms are not worth a signal

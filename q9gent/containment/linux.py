@@ -64,13 +64,19 @@ class LinuxContainment:
     async def _take(self) -> Supervisor:
         while self._idle:
             _since, supervisor = self._idle.pop()
-            if supervisor.is_alive():
+            if supervisor.is_alive() and self._is_held(supervisor):
                 return supervisor
             supervisor.close()
         return await self._fork_server.fork()
 
+    def _is_held(self, supervisor: Supervisor) -> bool:
+        """Tell whether the fork server behind it lives: without, nobody would catch what it left."""
+        server = self._fork_server
+        return server.pid is not None and supervisor.generation == server.generation
+
     def _put_back(self, supervisor: Supervisor, *, reusable: bool) -> None:
-        if reusable and not self._closed and len(self._idle) < IDLE_SUPERVISORS:
+        reusable = reusable and not self._closed and self._is_held(supervisor)
+        if reusable and len(self._idle) < IDLE_SUPERVISORS:
             self._idle.append((trio.current_time(), supervisor))
         else:
             supervisor.close()

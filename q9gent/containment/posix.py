@@ -147,6 +147,7 @@ class PosixTree:
         give_up_at = trio.current_time() + KILL_TIMEOUT_SECONDS
         while True:
             found = self._find()
+            self._kill_groups({process.pid for process in found})
             for process in found:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
@@ -159,6 +160,18 @@ class PosixTree:
                 survivors = tuple(sorted(process.pid for process in found))
                 return Death(killed=len(killed.difference(survivors)), survivors=survivors)
             await trio.sleep(SCAN_SECONDS)
+
+    def _kill_groups(self, pids: set[int]) -> None:
+        """Kill whole process groups: one by one, those that keep forking are always ahead of us."""
+        groups = set()
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                group = os.getpgid(pid)
+                if group in pids or group == self.pid:  # led by one of ours: nobody else can be in it
+                    groups.add(group)
+        for group in groups:
+            with contextlib.suppress(OSError):
+                os.killpg(group, signal.SIGKILL)
 
     def _find(self) -> list[psutil.Process]:
         """Return the tree's processes that live, and remember them: a known pid stays known."""

@@ -103,10 +103,10 @@ class Exchange(TrioASGIHTTPConnection):
                 # hypercorn says so after every answer too, while the answering task is still
                 # recycling the connection: cancelled then, the connection would never be closed.
                 if not self._answered:
-                    self._disconnected()
+                    self._end_for_disconnect()
                 return
 
-    def _disconnected(self) -> None:
+    def _end_for_disconnect(self) -> None:
         if self._run is not None:
             connection = current_connection.get(None)
             stalled = connection is not None and connection.stalled

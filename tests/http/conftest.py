@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,10 +24,15 @@ def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
         return servers[-1]
 
     yield start
-    for server in servers:
-        server.close()
-        log = server.log
-        assert "Traceback" not in log, log[: log.index("Traceback") + 4000]
+    with ExitStack() as stack:  # all of them, whatever one of them has to say
+        for server in servers:
+            stack.callback(_close, server)
+
+
+def _close(server: LiveServer) -> None:
+    server.close()
+    log = server.log
+    assert "Traceback" not in log, log[log.index("Traceback") :][:4000]
 
 
 @pytest.fixture(scope="module")
