@@ -52,6 +52,8 @@ def tests(session: nox.Session) -> None:
     if session.python != DEFAULT:
         session.run("pytest", *arguments)
         return
+    # Absolute, as servers under test run in folders of their own.
+    session.env["COVERAGE_FILE"] = os.path.abspath(".coverage")
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *arguments)
     session.run("coverage", "combine", "-q")
