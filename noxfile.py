@@ -60,6 +60,13 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "report")
 
 
+@nox.session(python=INSTALLED)
+def portable(session: nox.Session) -> None:
+    """The tests that need no Linux, for the other systems: most others prove death by reading /proc."""
+    session.install("-e", ".", *_group("test"))
+    session.run("pytest", *WINE_TESTS, *session.posargs)
+
+
 @nox.session(python=DEFAULT)
 def lint(session: nox.Session) -> None:
     """Ruff, as linter and as formatter."""
