@@ -116,7 +116,7 @@ WINE_TESTS = [
         )
     ),
 ]
-WINE_SECONDS = 300
+WINE_SECONDS = 900
 
 
 @nox.session(python=DEFAULT)

@@ -55,7 +55,7 @@ def configure_logging(level: str, log_format: str) -> None:
     if log_format == "json":
         renderer = structlog.processors.JSONRenderer()
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=is_terminal, pad_event_to=0)
+        renderer = structlog.dev.ConsoleRenderer(colors=is_terminal)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         ProcessorFormatter(

@@ -6,11 +6,12 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+from program import Q9GENT, Program
 from raw_client import RawClient
 from server_process import LiveServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +47,28 @@ def client(shared: LiveServer) -> Iterator[RawClient]:
     """A fresh connection to the shared server."""
     with RawClient((shared.host, shared.port)) as connection:
         yield connection
+
+
+@pytest.fixture
+def start_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Program]]:
+    """Start programs; afterwards each is stopped, and proven to have left nothing."""
+    programs: list[Program] = []
+
+    def start(*argv: str, pass_fds: Sequence[int] = (), **environment: str | None) -> Program:
+        folder = str(tmp_path_factory.mktemp("program"))
+        programs.append(Program(folder, argv, environment=environment, pass_fds=pass_fds))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.close()
+
+
+@pytest.fixture
+def q9gent(start_program: Callable[..., Program]) -> Callable[..., Program]:
+    """Start `python -m q9gent` on a free port with further options."""
+
+    def start(*options: str, pass_fds: Sequence[int] = (), **environment: str | None) -> Program:
+        return start_program(*Q9GENT, "--port", "0", *options, pass_fds=pass_fds, **environment)
+
+    return start
