@@ -8,6 +8,8 @@ Every tree is dead before this returns, as the runs live in their connections' t
 from __future__ import annotations
 
 import logging
+import socket
+import sys
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,7 +25,6 @@ from q9gent.http.guards import is_loopback
 from q9gent.log import get_logger
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Awaitable, Callable
 
@@ -88,8 +89,8 @@ class Sockets:
     def __init__(self, config: Config) -> None:
         try:
             sockets = config.create_sockets()
-            self.secure = sockets.secure_sockets
-            self.insecure = sockets.insecure_sockets
+            self.secure = [_alone(sock) for sock in sockets.secure_sockets]
+            self.insecure = [_alone(sock) for sock in sockets.insecure_sockets]
             for sock in self.all:
                 sock.set_inheritable(False)  # hypercorn passes them to workers; a run must not get one
                 sock.listen(config.backlog)
@@ -115,6 +116,22 @@ class Sockets:
     def are_loopback_only(self) -> bool:
         """Tell whether no other machine can reach them."""
         return all(_is_on_loopback(sock) or not isinstance(sock.getsockname(), tuple) for sock in self.all)
+
+
+def _alone(sock: socket.socket) -> socket.socket:
+    """Return a bound socket whose port nobody else can bind.
+
+    Hypercorn sets SO_REUSEADDR. On Windows that does not mean a port just left, but one in use: a second
+    server would start, and each connection would go to either.
+    """
+    if sys.platform == "win32":
+        address = sock.getsockname()
+        sock.close()
+        sock = socket.socket(sock.family, sock.type, sock.proto)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        sock.bind(address)
+        sock.setblocking(False)
+    return sock
 
 
 def _is_on_loopback(sock: socket.socket) -> bool:

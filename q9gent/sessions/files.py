@@ -11,6 +11,8 @@ import contextlib
 import os
 import secrets
 import stat
+import sys
+import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -30,6 +32,10 @@ SUFFIX = ".json"
 SESSION_BYTES = 32 * 1024 * 1024
 """Longer than any label that fits into a request's body; a file that is longer is no session."""
 
+PAUSES_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if sys.platform == "win32" else ()
+"""Between tries to put a file in the place of one that somebody has open, which Windows refuses: a virus
+scanner or an indexer is done in milliseconds. Our own threads wait for each other instead."""
+
 _T = TypeVar("_T")
 
 
@@ -42,6 +48,7 @@ class FileSessionStore:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
+        self._lock = threading.RLock()
 
     async def save(self, session: Session) -> None:
         """See ``SessionStore.save``."""
@@ -55,11 +62,12 @@ class FileSessionStore:
         """See ``SessionStore.touch``."""
 
         def work() -> None:
-            session = self._read(session_id)
-            if session is not None:
-                # A clock that was set back must not make a session older than it is.
-                now = max(int(time.time()), session.last_used)
-                self._write(msgspec.structs.replace(session, last_used=now))
+            with self._lock:  # what is deleted meanwhile must not come back
+                session = self._read(session_id)
+                if session is not None:
+                    # A clock that was set back must not make a session older than it is.
+                    now = max(int(time.time()), session.last_used)
+                    self._write(msgspec.structs.replace(session, last_used=now))
 
         await self._in_thread(work)
 
@@ -88,7 +96,8 @@ class FileSessionStore:
 
         def work() -> bool:
             try:
-                os.unlink(self._path(session_id))
+                with self._lock:
+                    _insist(lambda: os.unlink(self._path(session_id)))
             except FileNotFoundError:
                 return False
             return True
@@ -120,6 +129,17 @@ class FileSessionStore:
         return os.path.join(self._folder, f".{secrets.token_hex(8)}.tmp")
 
     def _read(self, session_id: str) -> Session | None:
+        with self._lock:
+            content = self._read_bytes(session_id)
+        if content is None:
+            return None
+        try:
+            session = msgspec.json.decode(content, type=Session)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        return session if session.session_id == session_id else None
+
+    def _read_bytes(self, session_id: str) -> bytes | None:
         try:
             # Opened so that a named pipe cannot hold us up.
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -129,19 +149,15 @@ class FileSessionStore:
         with open(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return None
-            content = file.read(SESSION_BYTES)
-        try:
-            session = msgspec.json.decode(content, type=Session)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return None
-        return session if session.session_id == session_id else None
+            return file.read(SESSION_BYTES)
 
     def _write(self, session: Session) -> None:
         path = self._path(session.session_id)
         temporary_path = self._temporary_path()
         try:
             self._create(temporary_path, msgspec.json.encode(session))
-            os.replace(temporary_path, path)
+            with self._lock:
+                _insist(lambda: os.replace(temporary_path, path))
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary_path)
@@ -152,3 +168,13 @@ class FileSessionStore:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         with open(os.open(path, flags, 0o600), "wb") as file:
             file.write(content)
+
+
+def _insist(work: Callable[[], None]) -> None:
+    """Try again for a moment where somebody else has the file open."""
+    for pause_seconds in PAUSES_SECONDS:
+        try:
+            return work()
+        except PermissionError:
+            time.sleep(pause_seconds)
+    return work()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -54,9 +55,11 @@ def start_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
     """Start programs; afterwards each is stopped, and proven to have left nothing."""
     programs: list[Program] = []
 
-    def start(*argv: str, pass_fds: Sequence[int] = (), **environment: str | None) -> Program:
+    def start(
+        *argv: str, pass_fds: Sequence[int] = (), out: int | None = None, **environment: str | None
+    ) -> Program:
         folder = str(tmp_path_factory.mktemp("program"))
-        programs.append(Program(folder, argv, environment=environment, pass_fds=pass_fds))
+        programs.append(Program(folder, argv, environment=environment, pass_fds=pass_fds, out=out))
         return programs[-1]
 
     yield start
@@ -67,8 +70,4 @@ def start_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 @pytest.fixture
 def q9gent(start_program: Callable[..., Program]) -> Callable[..., Program]:
     """Start `python -m q9gent` on a free port with further options."""
-
-    def start(*options: str, pass_fds: Sequence[int] = (), **environment: str | None) -> Program:
-        return start_program(*Q9GENT, "--port", "0", *options, pass_fds=pass_fds, **environment)
-
-    return start
+    return functools.partial(start_program, *Q9GENT, "--port", "0")

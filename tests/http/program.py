@@ -28,6 +28,7 @@ class Program:
         argv: The command line.
         environment: Variables beside the few that it is given anyway; `None` takes one away.
         pass_fds: Descriptors that it inherits.
+        out: Its stdout, if it shall not be a file.
     """
 
     def __init__(
@@ -37,17 +38,18 @@ class Program:
         *,
         environment: dict[str, str | None] | None = None,
         pass_fds: Sequence[int] = (),
+        out: int | None = None,
     ) -> None:
         self.token = f"q9t{uuid.uuid4().hex}"
         self.folder = folder
         variables = {**_environment(folder=folder, token=self.token), **(environment or {})}
-        with open(self._path("out"), "wb") as out, open(self._path("err"), "wb") as err:
+        with open(self._path("out"), "wb") as file, open(self._path("err"), "wb") as err:
             self.process = subprocess.Popen(
                 argv,
                 cwd=folder,
                 env={name: value for name, value in variables.items() if value is not None},
                 stdin=subprocess.DEVNULL,
-                stdout=out,
+                stdout=file if out is None else out,
                 stderr=err,
                 pass_fds=pass_fds,
             )

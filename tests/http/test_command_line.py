@@ -12,11 +12,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 from program import Q9GENT, Program
 from raw_client import RawClient, open_port, spawn_bytes
 from sse_events import messages
 
 import q9gent as package
+from q9gent.cli import cli
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,9 +101,7 @@ def test_a_console_without_emoji_is_no_failure(q9gent: Start, environment: dict[
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_standard_streams_are_no_failure(
-    start_program: Callable[..., Program], closed: str
-) -> None:
+def test_closed_standard_streams_are_no_failure(start_program: Callable[..., Program], closed: str) -> None:
     """A server that is started without some of its streams serves, and its runs have theirs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -118,13 +118,12 @@ def test_closed_standard_streams_are_no_failure(
     assert program.stop() == 0
 
 
-def test_start_up_lines_that_nobody_reads_are_no_failure(start_program: Callable[..., Program]) -> None:
+def test_start_up_lines_that_nobody_reads_are_no_failure(q9gent: Start) -> None:
     """A pipe whose reader is gone does not keep the server from serving."""
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "wb") as pipe:
-        command = f"exec {' '.join(Q9GENT)} --simulate --port 0 >&{pipe.fileno()}"
-        program = start_program("/bin/sh", "-c", command, pass_fds=[pipe.fileno()])
+        program = q9gent("--simulate", out=pipe.fileno())
     program.wait_until(lambda one: '"containment"' in one.err)
     assert program.stop() == 0
     assert "Traceback" not in program.err
@@ -165,10 +164,17 @@ def test_help_lists_the_exit_statuses(argument: str) -> None:
 )
 def test_bad_usage_is_2_and_named(arguments: list[str], named: str) -> None:
     """A wrong option is refused before anything starts, by its name, without a traceback."""
-    done = run(*arguments)
-    assert done.returncode == 2
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 2
     assert done.stdout == ""
     assert named in done.stderr.splitlines()[-1]
+
+
+def test_bad_usage_of_the_program_is_2() -> None:
+    """The exit status of the process itself, and no traceback."""
+    done = run("--max-runs", "0")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("Error: Invalid value for '--max-runs'")
     assert "Traceback" not in done.stderr
 
 
@@ -254,7 +260,7 @@ def test_cli_that_appears_later_is_found(q9gent: Start) -> None:
     with ask_to_spawn(program, "x") as client:
         assert client.answer().status == 500
         with open(path, "w", encoding="utf-8") as file:
-            file.write("#!/bin/sh\necho '{\"type\":\"result\"}'\n")
+            file.write('#!/bin/sh\necho \'{"type":"result"}\'\n')
         os.chmod(path, 0o755)
         client.send(spawn_bytes("x"))
         assert client.whole()[-1]["type"] == "completed"

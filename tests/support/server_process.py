@@ -204,7 +204,15 @@ def _environment(*, folder: str, token: str) -> dict[str, str]:
     assert package.submodule_search_locations
     home = os.path.join(folder, "home")
     os.makedirs(home, exist_ok=True)
-    kept = ("PATH", "LANG", "LC_ALL", "TMPDIR", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG", "COVERAGE_FILE")
+    kept = (
+        "PATH",
+        "LANG",
+        "LC_ALL",
+        "TMPDIR",
+        "COVERAGE_PROCESS_START",
+        "COVERAGE_PROCESS_CONFIG",
+        "COVERAGE_FILE",
+    )
     return {
         **{name: os.environ[name] for name in kept if name in os.environ},
         "PYTHONPATH": os.path.dirname(package.submodule_search_locations[0]),

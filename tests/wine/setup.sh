@@ -85,7 +85,7 @@ make_prefix() {
 write_launchers() {
   cat >"$folder/wpy" <<LAUNCHER
 #!/bin/bash
-export WINEPREFIX='$folder/prefix' WINEDEBUG=-all WINEARCH=win64 PYTHONUTF8=1 PYTHONDONTWRITEBYTECODE=1
+export WINEPREFIX='$folder/prefix' WINEDEBUG=-all WINEARCH=win64 PYTHONUTF8=1 PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX='Z:$folder/pycache'
 set -o pipefail
 wineserver -p 2>/dev/null
 wine cmd /c exit </dev/null >/dev/null 2>&1
