@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ logger = get_logger("q9gent")
 
 def serve_command(settings: Settings) -> int:
     """Serve, and return the exit status."""
+    open_standard_streams()
     configure_logging(parse_log_level(settings.log), settings.log_format)
     try:
         config = make_config(settings)
@@ -83,12 +84,26 @@ async def stop_on_signals(stop: Callable[[], None]) -> None:
             stop()
 
 
+def open_standard_streams() -> None:
+    """Put the null device where a standard stream is closed: a socket must not get its number."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for good)
+
+
 def print_line(text: str) -> None:
     """Print a line to stdout, on a console that cannot show all of it too."""
     encoding = sys.stdout.encoding or "utf-8"
     printable = text.encode(encoding, "replace").decode(encoding)
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+    try:
         print(printable, flush=True)  # noqa: T201
+    except OSError:  # nobody reads it any more; what is buffered must not fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def print_error(text: str) -> None:

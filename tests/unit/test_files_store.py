@@ -334,3 +334,46 @@ def test_a_cancelled_save_leaves_the_old_or_the_new(tmp_path: Path) -> None:
 
     trio.run(main)
     assert os.listdir(tmp_path) == [f"{ID}.json"]
+
+
+@pytest.mark.parametrize(
+    "member",
+    [b'"agent_type":"\xff"', b'"other":' + b"[" * 100_000, b'"other":' + b'{"a":' * 100_000],
+    ids=["no UTF-8 in a text", "nested lists", "nested objects"],
+)
+def test_a_file_that_the_decoder_chokes_on_does_not_disturb(tmp_path: Path, member: bytes) -> None:
+    """A session as far as it goes, then what is no `MsgspecError` in the decoder."""
+    store = FileSessionStore(str(tmp_path))
+    call(store.save, session())
+    good = (tmp_path / f"{ID}.json").read_bytes().replace(ID.encode(), OTHER.encode())
+    (tmp_path / f"{OTHER}.json").write_bytes(good.removesuffix(b"}") + b"," + member + b"}")
+    assert call(store.list_all) == [session()]
+    assert call(store.load, OTHER) is None
+
+
+def test_no_more_than_the_limit_is_read_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session at the limit is one, a longer file is none, whatever it holds."""
+    store = FileSessionStore(str(tmp_path))
+    call(store.save, session())
+    path = tmp_path / f"{ID}.json"
+    good = path.read_bytes()
+    monkeypatch.setattr(files_module, "SESSION_BYTES", len(good))
+    assert call(store.load, ID) == session()
+    path.write_bytes(good.replace(b"{", b"{ ", 1))
+    assert call(store.load, ID) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a named pipe")
+def test_nothing_is_read_from_a_named_pipe_that_others_use(tmp_path: Path) -> None:
+    """With a writer at its other end: what it holds is theirs, and an empty one is no error."""
+    store = FileSessionStore(str(tmp_path))
+    call(store.save, session())
+    os.mkfifo(tmp_path / f"{OTHER}.json")
+    both_ends = os.open(tmp_path / f"{OTHER}.json", os.O_RDWR | os.O_NONBLOCK)
+    try:
+        assert call(store.list_all) == [session()]
+        os.write(both_ends, b"theirs")
+        assert call(store.list_all) == [session()]
+        assert os.read(both_ends, 100) == b"theirs"
+    finally:
+        os.close(both_ends)
