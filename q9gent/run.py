@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from q9gent.containment.protocol import ExitStatus, Tree
+    from q9gent.hub import Hub
     from q9gent.settings import Settings
 
 LATE: tuple[Code, ...] = ("overflow", "internal")
@@ -96,6 +97,7 @@ class Run:
         opening: AbstractAsyncContextManager[Tree],
         *,
         announce_session: bool,
+        hub: Hub | None = None,
         task_status: trio.TaskStatus[Run],
     ) -> None:
         """Run the process until its tree is dead.
@@ -103,6 +105,7 @@ class Run:
         Args:
             opening: The tree, not started yet.
             announce_session: Send ``session_created`` first.
+            hub: What reads its pipes, if there is one.
             task_status: Told once the process runs.
 
         Raises:
@@ -115,8 +118,8 @@ class Run:
             self.tree = tree
             if announce_session and self.session_id is not None:
                 self.outbox.put_nowait(encode_event(SessionCreated(session_id=self.session_id)))
-            self._stdout = StdoutPump(tree, self.outbox, line_bytes=self._settings.line_bytes)
-            stderr = StderrPump(tree)
+            self._stdout = StdoutPump(tree, self.outbox, line_bytes=self._settings.line_bytes, hub=hub)
+            stderr = StderrPump(tree, hub=hub)
             task_status.started(self)
             try:
                 async with trio.open_nursery() as nursery:

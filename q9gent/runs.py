@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from q9gent.agent import AgentProgram
     from q9gent.containment.protocol import Containment
     from q9gent.ending import Ending
+    from q9gent.hub import Hub
     from q9gent.sessions import SessionStore
     from q9gent.settings import Settings
 
@@ -85,8 +86,15 @@ class Runs:
     """All live runs of a server."""
 
     def __init__(
-        self, settings: Settings, containment: Containment, agent: AgentProgram, store: SessionStore
+        self,
+        settings: Settings,
+        containment: Containment,
+        agent: AgentProgram,
+        store: SessionStore,
+        *,
+        hub: Hub | None = None,
     ) -> None:
+        self._hub = hub
         self._settings = settings
         self._containment = containment
         self._agent = agent
@@ -138,7 +146,12 @@ class Runs:
         launch = build_launch(order.request, order.turn, agent=self._agent.find(), features=features)
         tree = self._containment.open_tree(launch, grace_seconds=self._settings.grace_seconds)
         try:
-            await run.execute(tree, announce_session=order.turn.new_id is not None, task_status=task_status)
+            await run.execute(
+                tree,
+                announce_session=order.turn.new_id is not None,
+                hub=self._hub,
+                task_status=task_status,
+            )
         except SpawnError as error:
             logger.error("process spawn failed", reason=error.reason, program=launch.argv[0])
             if error.errno == errno.E2BIG:

@@ -12,12 +12,19 @@ import signal
 import socket
 import subprocess
 
+from typing import TYPE_CHECKING
+
 import trio
 
 from q9gent.containment.environment import STARTED_WITH, agent_environment
 from q9gent.containment.helper import BOOT, PACKET_BYTES
 from q9gent.containment.protocol import KILL_TIMEOUT_SECONDS, ContainmentLost, SpawnError
 from q9gent.log import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from q9gent.hub import Hub
 
 logger = get_logger("q9gent.containment")
 
@@ -32,12 +39,30 @@ START_TIMEOUT_SECONDS = 10.0
 
 
 class Supervisor:
-    """The server's end of a supervisor's lifeline. Closing it ends the supervisor and all it holds."""
+    """The server's end of a supervisor's lifeline. Closing it ends the supervisor and all it holds.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: The lifeline.
+        hub: What reads it.
+    """
+
+    def __init__(self, sock: socket.socket, hub: Hub) -> None:
         self._sock = sock
+        self._hub = hub
+        self._listener: Callable[[bytes], None] = lambda _: None
+        self._is_alive = True
         self.pid = 0
         self.generation = 0
+        hub.add(sock.fileno(), self._take)
+
+    def _take(self, packet: bytes) -> None:
+        if not packet:
+            self._is_alive = False
+        self._listener(packet)
+
+    def listen(self, listener: Callable[[bytes], None]) -> None:
+        """Have each packet handed to a function that does not wait; ``b""`` means that it is gone."""
+        self._listener = listener
 
     def send(self, packet: bytes, fds: list[int] | None = None) -> bool:
         """Send a packet; False if the supervisor is gone.
@@ -53,21 +78,25 @@ class Supervisor:
             return False
         return True
 
-    async def receive(self) -> bytes:
-        """Wait for a packet; ``b""`` means that the supervisor is gone. Cancellation: safe."""
-        while True:
-            await trio.lowlevel.wait_readable(self._sock)
-            try:
-                return self._sock.recv(PACKET_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError:
-                return b""
+    async def introduction(self) -> bytes:
+        """Wait for its first packet; ``b""`` means that it is gone. Cancellation: safe."""
+        packets: list[bytes] = []
+        came = trio.Event()
+
+        def take(packet: bytes) -> None:
+            packets.append(packet)
+            came.set()
+
+        self.listen(take)
+        await came.wait()
+        return packets[0]
 
     def is_alive(self) -> bool:
         """Tell whether an idle supervisor, which has nothing to say, is still there."""
+        if not self._is_alive:
+            return False
         try:
-            self._sock.recv(1, socket.MSG_PEEK)
+            self._sock.recv(1, socket.MSG_PEEK)  # its end may not have been read yet
         except BlockingIOError:
             return True
         except OSError:
@@ -76,14 +105,16 @@ class Supervisor:
 
     def close(self) -> None:
         """Let go of it."""
-        trio.lowlevel.notify_closing(self._sock)
+        self._listener = lambda _: None
+        self._hub.forget(self._sock.fileno())
         self._sock.close()
 
 
 class ForkServer:
     """Keeps one fork server running: it is started again when it dies, and running runs go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
         self._sock: socket.socket | None = None
         self._process: trio.Process | None = None
         self._gone: dict[int, int] = {}
@@ -200,13 +231,18 @@ class ForkServer:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
             raise SpawnError(os.strerror(error.errno or 0), error.errno) from error
-        supervisor = Supervisor(ours)
+        ours.setblocking(False)
+        try:
+            supervisor = Supervisor(ours, self._hub)
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            raise SpawnError(os.strerror(error.errno or 0), error.errno) from error
         try:
             self.wake()
-            ours.setblocking(False)
             with theirs:
                 await self._send_request(theirs)
-            kind, _, number = (await supervisor.receive()).partition(b" ")
+            kind, _, number = (await supervisor.introduction()).partition(b" ")
             if kind == b"P":
                 supervisor.pid = int(number)
                 supervisor.generation = self.generation

@@ -50,7 +50,7 @@ class LinuxTree:
         self._supervisor = supervisor
         self._fork_server = fork_server
         self._generation = fork_server.generation
-        self._reading = trio.Lock()
+        self._waiters = trio.lowlevel.ParkingLot()
         self._sent = False
         self._refused: int | None = None
         self._lost = False
@@ -59,6 +59,7 @@ class LinuxTree:
         self.death: Death | None = None
         self.stdout: PipeSource
         self.stderr: PipeSource
+        supervisor.listen(self._apply)
 
     async def start(self, launch: Launch, live_trees: int) -> None:
         """Start the leader.
@@ -109,7 +110,9 @@ class LinuxTree:
         """
         if not self._sent:
             self.death = Death()
-        if self.death is None and self._refused is None and self._status is None:
+        if self.death is not None:
+            return self.death
+        if self._refused is None and self._status is None:
             # A run may have stopped its supervisor; killed, it stays a zombie until we have been told.
             with contextlib.suppress(OSError):
                 os.kill(self._supervisor.pid, signal.SIGCONT)
@@ -147,16 +150,12 @@ class LinuxTree:
             kill_all([self.pid, *descendants_of(self.pid)], set())
 
     async def _until(self, done: Callable[[], bool]) -> None:
-        """Read packets until something is true, or the supervisor is gone.
-
-        Whoever waits reads for all: no task of its own for each tree.
-        """
+        """Wait until the supervisor's packets have made something true, or it is gone."""
         while not done() and not self._lost:
-            async with self._reading:
-                if not done() and not self._lost:
-                    self._apply(await self._supervisor.receive())
+            await self._waiters.park()
 
     def _apply(self, packet: bytes) -> None:
+        self._waiters.unpark_all()
         kind, *rest = packet.split() or [b""]
         numbers = [int(part) for part in rest]
         match kind:
@@ -167,6 +166,8 @@ class LinuxTree:
             case b"x":
                 self._status = decode_wait_status(numbers[0])
             case b"d":
+                if len(numbers) > 1:
+                    self._status = decode_wait_status(numbers[1])
                 self.death = Death(killed=numbers[0])
             case b"v":
                 self.death = Death(killed=numbers[0], survivors=tuple(numbers[1:]))

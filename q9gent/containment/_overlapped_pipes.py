@@ -33,6 +33,9 @@ class PipeSource:
         self._handle = handle
         self._read = b""
 
+    def fileno(self) -> None:
+        """See ``ByteSource.fileno``: a handle is none."""
+
     async def receive(self, max_bytes: int) -> bytes:
         """See ``ByteSource.receive``."""
         while not self._read:

@@ -19,6 +19,7 @@ import trio
 from q9gent.containment._linux_fork_server import ForkServer, Supervisor
 from q9gent.containment._linux_tree import LinuxTree
 from q9gent.containment.protocol import ContainmentLost, ContainmentUnavailable, Launch, SpawnError
+from q9gent.hub import open_hub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,6 +29,11 @@ IDLE_SUPERVISORS = 16
 
 IDLE_SECONDS = 10.0
 """How long they wait; one stays, so that the next run needs no fork."""
+
+
+STARTS_AT_ONCE = 4
+"""How many runs are being started at once: more would start none of them sooner, and a burst of starts would
+leave the runs that print no time."""
 
 
 class LinuxContainment:
@@ -40,26 +46,42 @@ class LinuxContainment:
         self._fork_server = fork_server
         self._idle: list[tuple[float, Supervisor]] = []  # the longest idle first
         self._live = 0
+        self._gate = trio.Semaphore(STARTS_AT_ONCE)  # first come, first served
         self._closed = False
 
     @asynccontextmanager
     async def open_tree(self, launch: Launch, *, grace_seconds: float) -> AsyncIterator[LinuxTree]:
         """See ``Containment.open_tree``."""
-        supervisor = await self._take()
+        await self._pass_gate()
+        try:
+            supervisor = await self._take()
+        except BaseException:
+            self._gate.release()
+            raise
         tree = LinuxTree(supervisor, self._fork_server)
         self._live += 1
         try:
-            await tree.start(launch, self._live)
+            try:
+                await tree.start(launch, self._live)
+            finally:
+                self._gate.release()
             yield tree
         finally:
             try:
-                # Bounded: see LinuxTree.end. Who waited for the end has been told if it was lost.
-                with trio.CancelScope(shield=True), contextlib.suppress(ContainmentLost):
-                    await tree.end(grace_seconds)
+                if tree.death is None:
+                    # Bounded: see LinuxTree.end. Who waited for the end has been told if it was lost.
+                    with trio.CancelScope(shield=True), contextlib.suppress(ContainmentLost):
+                        await tree.end(grace_seconds)
             finally:
                 self._live -= 1
                 tree.close()
                 self._put_back(supervisor, reusable=tree.is_reusable)
+
+    async def _pass_gate(self) -> None:
+        try:
+            self._gate.acquire_nowait()
+        except trio.WouldBlock:
+            await self._gate.acquire()
 
     async def _take(self) -> Supervisor:
         while self._idle:
@@ -109,9 +131,9 @@ async def open_linux() -> AsyncIterator[LinuxContainment]:
     Raises:
         ContainmentUnavailable: This system has no subreapers, or cannot start the helper.
     """
-    fork_server = ForkServer()
     failure: OSError | SpawnError | None = None
-    async with trio.open_nursery() as nursery:
+    async with open_hub(moderate=False) as hub, trio.open_nursery() as nursery:
+        fork_server = ForkServer(hub)
         try:
             await nursery.start(fork_server.run)
             containment = LinuxContainment(fork_server)

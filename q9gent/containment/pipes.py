@@ -38,6 +38,10 @@ class PipeSource:
         os.set_blocking(fd, False)
         self._fd = fd
 
+    def fileno(self) -> int:
+        """See ``ByteSource.fileno``."""
+        return self._fd
+
     async def receive(self, max_bytes: int) -> bytes:
         """See ``ByteSource.receive``."""
         while True:

@@ -89,6 +89,10 @@ class ContainmentLost(Exception):
 class ByteSource(Protocol):
     """The reading end of a pipe from the tree; closed when the tree's block is left."""
 
+    def fileno(self) -> int | None:
+        """Return a non-blocking descriptor that can be waited for and read, if it is one."""
+        ...
+
     async def receive(self, max_bytes: int) -> bytes:
         """Wait for bytes and return at most ``max_bytes`` of them; ``b""`` means end of file.
 

@@ -7,6 +7,7 @@ as long as the ASGI lifespan, so runs are contained either way. What a plain hyp
 
 from __future__ import annotations
 
+import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from quart import Response
 
     from q9gent.containment import Containment
+    from q9gent.hub import Hub
     from q9gent.sessions import SessionStore
     from q9gent.settings import Settings
 
@@ -55,8 +57,17 @@ class Lifespan(TrioASGILifespan):
                 await receive()
                 await send(cast("Any", {"type": "lifespan.startup.failed", "message": str(error)}))
                 return
-            await app.open(containment)
+            await app.open(containment, await _enter_hub(stack))
             await super().__call__(receive, send)
+
+
+async def _enter_hub(stack: AsyncExitStack) -> Hub | None:
+    """Open what reads the runs' pipes; other systems than Linux have a task for each."""
+    if sys.platform != "linux":
+        return None
+    from q9gent.hub import open_hub  # noqa: PLC0415 (it imports what only Linux has)
+
+    return await stack.enter_async_context(open_hub(moderate=True))
 
 
 class Q9gentApp(QuartTrio):
@@ -81,10 +92,10 @@ class Q9gentApp(QuartTrio):
         self.agent = AgentProgram(settings)
         self.containment: Containment | None = None
 
-    async def open(self, containment: Containment) -> None:
+    async def open(self, containment: Containment, hub: Hub | None = None) -> None:
         """Begin to serve, and warn of what will not work."""
         self.containment = containment
-        self.runs = Runs(self.settings, containment, self.agent, self.store)
+        self.runs = Runs(self.settings, containment, self.agent, self.store, hub=hub)
         logger.info("containment", strategy=containment.name, guarantee=containment.guarantee)
         try:
             self.agent.find()

@@ -8,34 +8,48 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
 from quart_trio.wrappers import TrioRequest
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
 
+    from hypercorn.typing import ASGIReceiveCallable
+
 
 class RequestBody:
-    """What ``await request.body`` waits for; fed by the exchange.
+    """What ``await request.body`` reads, from where the exchange says. One task at a time may read.
 
     Args:
         expected_content_length: As the client declared it.
         max_content_length: The limit, in bytes.
 
     Attributes:
-        complete: Set once all has arrived, or the client is gone.
+        receive: Returns the next ASGI message of the request.
+        is_complete: Whether all has arrived, or the client is gone.
     """
+
+    receive: ASGIReceiveCallable
 
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
         self._limit = max_content_length
         self._data = bytearray()
         self._too_large = self._limit is not None and (expected_content_length or 0) > self._limit
         self._disconnected = False
-        self._decided = trio.Event()  # nothing can change the outcome any more
-        self.complete = trio.Event()
-        if self._too_large:
-            self._decided.set()
+        self.is_complete = False
+
+    async def read(self) -> None:
+        """Wait for the rest, and drop what is over the limit. Cancellation: nothing is lost."""
+        while not self.is_complete:
+            await self._read_some()
+
+    async def _read_some(self) -> None:
+        message = await self.receive()
+        if message["type"] == "http.request":
+            self.feed(message.get("body", b""))
+            self.is_complete = not message.get("more_body", False)
+        elif message["type"] == "http.disconnect":
+            self._disconnected = self.is_complete = True
 
     def feed(self, data: bytes) -> None:
         """Take what arrived; past the limit it is dropped."""
@@ -45,17 +59,6 @@ class RequestBody:
         if self._limit is not None and len(self._data) > self._limit:
             self._too_large = True
             self._data.clear()
-            self._decided.set()
-
-    def finish(self) -> None:
-        """All has arrived."""
-        self._decided.set()
-        self.complete.set()
-
-    def disconnect(self) -> None:
-        """The client is gone; of a body that was complete before, nothing is lost."""
-        self._disconnected = not self.complete.is_set()
-        self.finish()
 
     def __await__(self) -> Generator[object, None, bytes]:
         """Wait for the whole body.
@@ -64,7 +67,8 @@ class RequestBody:
             RequestEntityTooLarge: It is over the limit; told as soon as that is known.
             ClientDisconnected: It will never be whole.
         """
-        yield from self._decided.wait().__await__()
+        while not self.is_complete and not self._too_large:
+            yield from self._read_some().__await__()
         if self._too_large:
             raise RequestEntityTooLarge
         if self._disconnected:

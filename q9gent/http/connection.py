@@ -15,6 +15,7 @@ What differs from hypercorn, and why:
 from __future__ import annotations
 
 import contextlib
+import math
 import socket as stdlib_socket
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -87,7 +88,13 @@ class Connection(TCPServer):
             self._tls = trio.SSLStream(self._transport, ssl_context, server_side=True, https_compatible=True)
         super().__init__(app, config, context, ConnectionState({}), self._tls or self._transport)  # type: ignore[arg-type]
         self._reading: trio.CancelScope | None = None
+        self._is_waiting = False  # for bytes, and so may be woken
+        self._look_again = False
+        self._idle_until = trio.current_time() + config.keep_alive_timeout
+        self._is_idle = True
         self._finished = False
+        self._before = b""
+        self._after = b""
 
     @property
     def stalled(self) -> bool:
@@ -141,15 +148,26 @@ class Connection(TCPServer):
                 self.protocol_send,
             )
             self.protocol.wake_reader = self._wake_reader
-            await self.idle_task.restart(task_group, self._idle_timeout)
-            try:
-                await self._read_data()
-            finally:
-                with trio.CancelScope(shield=True):  # neither waits
-                    await self.idle_task.stop()
+            await self._read_data()
         if self._tls is not None and not self._transport.stalled:
             with trio.move_on_after(LINGER_SECONDS):
                 await self._tls.aclose()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether what is written to the socket is what the client reads: there is no TLS in between."""
+        return self._tls is None
+
+    def send_nowait(self, data: bytes) -> int:
+        """Send what the client's socket takes at once; see ``SocketStream.send_nowait``.
+
+        For who has the connection's only stream, and no TLS.
+        """
+        return 0 if self.send_lock.locked() else self._transport.send_nowait(data)
+
+    def enclose_next(self, *, before: bytes = b"", after: bytes = b"") -> None:
+        """Have bytes sent together with the next that the protocol sends."""
+        self._before, self._after = before, after
 
     async def protocol_send(self, event: Event) -> None:
         """Send bytes, or end the connection.
@@ -157,35 +175,56 @@ class Connection(TCPServer):
         Cancellation: closes the connection.
         """
         if isinstance(event, RawData):
-            async with self.send_lock:
-                try:
-                    await self.stream.send_all(event.data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    await trio.aclose_forcefully(self._transport)
-                    await self.protocol.handle(Closed())
-                except trio.Cancelled:
-                    await trio.aclose_forcefully(self._transport)
-                    raise
+            await self._send(event.data)
         elif isinstance(event, Closed):
             await self._finish()
             await self.protocol.handle(Closed())
         elif isinstance(event, Updated):
-            if event.idle and not self._finished:  # an answer may end after its client has gone
-                await self.idle_task.restart(self._task_group, self._idle_timeout)
-            elif not event.idle:
-                await self.idle_task.stop()
+            self._set_idle(event.idle)
+
+    async def _send(self, data: bytes) -> None:
+        if self._before or self._after:
+            data = self._before + data + self._after
+            self._before = self._after = b""
+        if self.is_plain:
+            data = data[self.send_nowait(data) :]
+            if not data:
+                return
+        async with self.send_lock:
+            try:
+                await self.stream.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                await trio.aclose_forcefully(self._transport)
+                await self.protocol.handle(Closed())
+            except trio.Cancelled:
+                await trio.aclose_forcefully(self._transport)
+                raise
+
+    def _set_idle(self, idle: bool) -> None:  # noqa: FBT001 (the protocol's own word)
+        """Between requests, and until a request's headers are whole, the client's time is short."""
+        self._is_idle = idle
+        self._idle_until = trio.current_time() + self.config.keep_alive_timeout if idle else math.inf
+        if self._reading is not None:
+            self._reading.deadline = self._idle_until
 
     async def _read_data(self) -> None:
         try:
+            if self.context.terminated.is_set():
+                await self._finish()
             while not self._finished:
-                with trio.CancelScope() as self._reading:
-                    data = await self.stream.receive_some(MAX_RECV)
-                if self._reading.cancelled_caught:
-                    await self.protocol.read_ahead()
-                elif data:
-                    await self.protocol.handle(RawData(bytes(data)))
-                else:
+                data: bytes | None = None
+                with trio.CancelScope(deadline=self._idle_until) as self._reading:
+                    data = await self._read()
+                if self._finished:
+                    break
+                if data:
+                    await self._handle(data)
+                elif data is not None:
                     return
+                elif trio.current_time() >= self._idle_until:
+                    await self._finish()
+                else:
+                    await self.protocol.read_ahead()
             await self._linger()
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             return
@@ -194,10 +233,34 @@ class Connection(TCPServer):
             self._reading = None
             await self.protocol.handle(Closed())
 
+    async def _read(self) -> bytes:
+        """Handle what comes until we are woken, or at the end; then return what was read and not handled."""
+        assert self._reading is not None
+        while True:
+            self._is_waiting = True
+            try:
+                data = await self.stream.receive_some(MAX_RECV)
+            finally:
+                self._is_waiting = False
+            # Handling must not be cancelled: a wake-up may have come together with the data.
+            if not data or self._reading.cancel_called:
+                return bytes(data)
+            await self._handle(bytes(data))
+            if self._finished:
+                return b""
+
+    async def _handle(self, data: bytes) -> None:
+        await self.protocol.handle(RawData(data))
+        if self._look_again and not self._finished:
+            self._look_again = False
+            await self.protocol.read_ahead()
+
     def _wake_reader(self) -> None:
         """Have the reader look at what it has, from another task."""
-        if self._reading is not None:
+        if self._reading is not None and self._is_waiting:
             self._reading.cancel()
+        else:
+            self._look_again = True
 
     async def _finish(self) -> None:
         """Say that we are done; the reader then reads on for a moment, and closes."""
@@ -214,6 +277,8 @@ class Connection(TCPServer):
             while await self._transport.receive_some(MAX_RECV):
                 pass
 
-    async def _initiate_server_close(self) -> None:
-        await self._finish()
-        await self.protocol.handle(Closed())
+    async def stop(self) -> None:
+        """Close it, now if it is idle, or after the answer that it owes (see ``Http1``)."""
+        if self._is_idle and not self._finished:
+            await self._finish()
+            await self.protocol.handle(Closed())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -20,25 +20,88 @@ STREAM_HEADERS = {
 }
 
 
-async def deliver(
-    outbox: Outbox, send: Callable[[bytes], Awaitable[None]], *, heartbeat_seconds: float
-) -> None:
+class Lane(Protocol):
+    """A way to a client; ``OrdinaryLane`` is one, ``q9gent.http.lane`` has a faster one."""
+
+    express: Callable[[bytes], bool] | None
+    """See ``Outbox.take``; ``None`` where every send has to be waited for."""
+
+    sent_at: float
+    """When it last sent something (``trio.current_time``)."""
+
+    async def start(self, events: bytes) -> None:
+        """Send the head, and what there is."""
+        ...
+
+    async def send(self, events: bytes) -> None:
+        """Send what the express held back, and then these.
+
+        Cancellation: some may have been sent.
+        """
+        ...
+
+    async def finish(self, events: bytes) -> None:
+        """The same, and the end of the stream."""
+        ...
+
+
+class OrdinaryLane:
+    """An ASGI message for each piece: what every server understands.
+
+    Args:
+        send_start: Sends the head.
+        send_part: Sends bytes of the body.
+        send_last: Sends the last bytes of the body.
+    """
+
+    express = None
+
+    def __init__(
+        self,
+        send_start: Callable[[], Awaitable[None]],
+        send_part: Callable[[bytes], Awaitable[None]],
+        send_last: Callable[[bytes], Awaitable[None]],
+    ) -> None:
+        self._send_start = send_start
+        self._send_part = send_part
+        self._send_last = send_last
+        self.sent_at = trio.current_time()
+
+    async def start(self, events: bytes) -> None:
+        """See ``Lane.start``."""
+        await self._send_start()
+        await self.send(events)
+
+    async def send(self, events: bytes) -> None:
+        """See ``Lane.send``."""
+        if events:
+            await self._send_part(events)
+        self.sent_at = trio.current_time()
+
+    async def finish(self, events: bytes) -> None:
+        """See ``Lane.finish``."""
+        await self._send_last(events)
+
+
+async def deliver(outbox: Outbox, lane: Lane, *, heartbeat_seconds: float) -> None:
     """Send everything, the terminal event last, and a comment after each silence.
 
     Args:
         outbox: Where the events come from.
-        send: Takes bytes; returns when the next may come, raises or is cancelled if none may.
+        lane: The way to the client.
         heartbeat_seconds: How long a silence is.
 
     Cancellation: what was taken and not sent is lost, with the client it was for.
     """
-    while True:
-        data: bytes | None = None
-        with trio.move_on_after(heartbeat_seconds):
-            data = await outbox.take()
-        if data is None:
-            await send(HEARTBEAT)
-        elif data:
-            await send(data)
-        else:
-            return
+    await lane.start(outbox.take_nowait())
+    while not outbox.is_finished:
+        events: bytes | None = None
+        with trio.CancelScope(deadline=lane.sent_at + heartbeat_seconds):
+            events = await outbox.take(lane.express)
+        if outbox.is_finished:
+            break
+        if events is None and trio.current_time() >= lane.sent_at + heartbeat_seconds:
+            events = HEARTBEAT
+        if events is not None:
+            await lane.send(events)
+    await lane.finish(events or b"")

@@ -1,13 +1,15 @@
 """One request and its response, and the nursery that owns whatever the request starts.
 
 The nursery is opened around the whole ASGI call, not inside a handler or a body generator: one that never
-starts never runs its ``finally``, and what it was to end would go on. Two tasks live in it: one listens
-(the body, then the disconnect), one answers. A run is a third, started by a route. When the client goes,
-the nursery is cancelled, and with it the run; the call returns when its tree is dead.
+starts never runs its ``finally``, and what it was to end would go on. The call's own task answers; a run is a
+second, started by a route. When the client goes, the nursery is cancelled, and with it the run; the call
+returns when its tree is dead. q9gent's own connection says so itself; under another server a third task listens
+for it.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
@@ -17,7 +19,8 @@ from quart_trio.wrappers import TrioResponse
 from q9gent.errors import Q9gentError
 from q9gent.http import guards
 from q9gent.http.connection import current_connection
-from q9gent.http.delivery import STREAM_HEADERS, deliver
+from q9gent.http.delivery import STREAM_HEADERS, OrdinaryLane, deliver
+from q9gent.http.lane import DirectLane, can_be_direct, direct_connection
 from q9gent.http.problems import problem_response, unexpected_response
 from q9gent.log import get_logger
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
     from q9gent.http.app import Q9gentApp
     from q9gent.http.body import BodyRequest
+    from q9gent.http.connection import Connection
+    from q9gent.http.delivery import Lane
     from q9gent.run import Run
     from q9gent.runs import Order
 
@@ -53,13 +58,14 @@ class Exchange(TrioASGIHTTPConnection):
 
     app: Q9gentApp
     _run: Run | None = None
+    _connection: Connection | None = None
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Answer one request.
 
         Cancellation: ends what the request started; shielded and bounded (see ``Run.execute``).
         """
-        self._answered = False
+        self._answered = self._listening = False
         self.scope[EXCHANGE_KEY] = self  # type: ignore[literal-required]
         try:
             self.scope["path"] = guards.path_of_target(self.scope["path"])
@@ -67,11 +73,20 @@ class Exchange(TrioASGIHTTPConnection):
         except Q9gentError as error:
             await self._send(send, problem_response(error))
             return
+        request.body.receive = self._receive = receive
+        self._connection = direct_connection(send)
+        if self._connection is not None:
+            self._connection.protocol.on_stream_closed = self._on_closed
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._listen, request, receive)
-                nursery.start_soon(self._answer, request, send)
+                response = await self._respond(request)
+                if not request.body.is_complete:
+                    with trio.move_on_after(DRAIN_SECONDS):
+                        await request.body.read()
+                self._listen()
+                await self._send(send, response)
+                nursery.cancel_scope.cancel()
         finally:
             if self._run is not None:
                 self._run.outbox.close()
@@ -84,44 +99,48 @@ class Exchange(TrioASGIHTTPConnection):
 
         Cancellation: ends the run.
         """
+        self._listen()
         run = self._run = self.app.runs.prepare(order)  # owned before the first await
-        await self._nursery.start(self.app.runs.execute, order, run)
+        start = _Start()
+        self._nursery.start_soon(self._execute, order, run, start)
+        await start.decided.wait()
+        if start.failure is not None:
+            raise start.failure
         response = RunResponse(b"", headers={**STREAM_HEADERS, RUN_ID_HEADER: run.run_id})
         del response.headers["content-length"]
         response.run = run
         return response
 
-    async def _listen(self, request: BodyRequest, receive: ASGIReceiveCallable) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "http.request":
-                request.body.feed(message.get("body", b""))
-                if not message.get("more_body", False):
-                    request.body.finish()
-            elif message["type"] == "http.disconnect":
-                request.body.disconnect()
-                # hypercorn says so after every answer too, while the answering task is still
-                # recycling the connection: cancelled then, the connection would never be closed.
-                if not self._answered:
-                    self._end_for_disconnect()
-                return
+    async def _execute(self, order: Order, run: Run, start: _Start) -> None:
+        try:
+            await self.app.runs.execute(order, run, task_status=start)
+        except Exception as error:
+            if start.decided.is_set():
+                raise
+            start.failure = error
+            start.decided.set()
 
-    def _end_for_disconnect(self) -> None:
+    def _listen(self) -> None:
+        """Learn of the client's going from now on: its request is complete."""
+        if self._connection is None and not self._listening:
+            self._listening = True
+            self._nursery.start_soon(self._wait_disconnected)
+
+    async def _wait_disconnected(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._on_closed()
+
+    def _on_closed(self) -> None:
+        # Said after every answer, too, while the answering task is still recycling the connection: cancelled
+        # then, the connection would never be closed.
+        if self._answered:
+            return
         if self._run is not None:
-            connection = current_connection.get(None)
-            stalled = connection is not None and connection.stalled
+            stalled = self._connection is not None and self._connection.stalled
             self._run.end("stalled" if stalled else "disconnected")
             self._run.outbox.discard()
         self._nursery.cancel_scope.cancel()
-
-    async def _answer(self, request: BodyRequest, send: ASGISendCallable) -> None:
-        try:
-            response = await self._respond(request)
-            with trio.move_on_after(DRAIN_SECONDS):
-                await request.body.complete.wait()
-            await self._send(send, response)
-        finally:
-            self._nursery.cancel_scope.cancel()
 
     async def _respond(self, request: BodyRequest) -> Response:
         settings = self.app.settings
@@ -158,19 +177,31 @@ class Exchange(TrioASGIHTTPConnection):
         headers = [
             (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers
         ]
-        await self._send_start(send, response.status_code, headers)
+
+        async def send_start() -> None:
+            await send(
+                cast(
+                    "Any",
+                    {"type": "http.response.start", "status": response.status_code, "headers": headers},
+                )
+            )
 
         async def send_part(data: bytes) -> None:
             await send(cast("Any", {"type": "http.response.body", "body": data, "more_body": True}))
 
+        async def send_last(data: bytes) -> None:
+            self._answered = True
+            await send(cast("Any", {"type": "http.response.body", "body": data, "more_body": False}))
+
         if isinstance(response, RunResponse):
+            lane: Lane = OrdinaryLane(send_start, send_part, send_last)
+            if self._connection is not None and can_be_direct(self._connection, self.scope):
+                lane = DirectLane(self._connection, send_start, functools.partial(send_last, b""))
             await deliver(
-                response.run.outbox,
-                send_part,
-                heartbeat_seconds=self.app.settings.heartbeat_seconds,
+                response.run.outbox, lane, heartbeat_seconds=self.app.settings.heartbeat_seconds
             )
-            await self._send_last(send, b"")
             return
+        await send_start()
         whole = "content-length" in response.headers
         body = b""
         async with response.response as parts:
@@ -180,13 +211,16 @@ class Exchange(TrioASGIHTTPConnection):
                     body += data
                 else:
                     await send_part(data)
-        await self._send_last(send, body)
+        await send_last(body)
 
-    async def _send_start(
-        self, send: ASGISendCallable, status: int, headers: list[tuple[bytes, bytes]]
-    ) -> None:
-        await send(cast("Any", {"type": "http.response.start", "status": status, "headers": headers}))
 
-    async def _send_last(self, send: ASGISendCallable, body: bytes) -> None:
-        self._answered = True
-        await send(cast("Any", {"type": "http.response.body", "body": body, "more_body": False}))
+class _Start:
+    """Where a run that is being started says how that went: a ``trio.TaskStatus``."""
+
+    def __init__(self) -> None:
+        self.decided = trio.Event()
+        self.failure: Exception | None = None
+
+    def started(self, _run: Run | None = None) -> None:
+        """The run's process runs, or it has ended before it could."""
+        self.decided.set()

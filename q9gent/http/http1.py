@@ -40,10 +40,12 @@ class Http1(H11Protocol):
 
     Attributes:
         wake_reader: Called when a request that came early can now be read.
+        on_stream_closed: Called when the request in progress has been answered, or its client is gone.
     """
 
     connection: h11.Connection
     wake_reader: Callable[[], None]
+    on_stream_closed: Callable[[], None] | None = None
 
     async def handle(self, event: Event) -> None:
         """Take what the connection read, or its end."""
@@ -116,6 +118,12 @@ class Http1(H11Protocol):
         await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
         await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
+
+    async def _close_stream(self) -> None:
+        if self.on_stream_closed is not None:
+            self.on_stream_closed()
+            self.on_stream_closed = None
+        await super()._close_stream()
 
     async def _maybe_recycle(self) -> None:
         await super()._maybe_recycle()

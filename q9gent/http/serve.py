@@ -234,9 +234,10 @@ class Server:
     async def _wind_down(self, nursery: trio.Nursery) -> None:
         logger.info("stopping", live_runs=len(self._app.runs.live()))
         nursery.cancel_scope.deadline = trio.current_time() + self._app.settings.shutdown_seconds
-        for connection in self._connections:
-            connection.set_stall_seconds(SHUTDOWN_STALL_SECONDS)
         await self._context.terminated.set()
+        for connection in list(self._connections):
+            connection.set_stall_seconds(SHUTDOWN_STALL_SECONDS)
+            await connection.stop()
         async with trio.open_nursery() as closing:
             closing.start_soon(self._cut_grace)
             await self._app.runs.close()

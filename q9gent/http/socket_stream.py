@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import trio
+
+HAS_PLAIN_IO = sys.platform != "win32"
+"""Whether a socket's descriptor can be read and written like a file's."""
 
 
 class SocketStream(trio.abc.HalfCloseableStream):
@@ -53,13 +59,39 @@ class SocketStream(trio.abc.HalfCloseableStream):
                 raise trio.BrokenResourceError("the client took no byte for too long")
             view = view[sent:]
 
+    def send_nowait(self, data: bytes) -> int:
+        """Send what the system takes at once, and return how much that was.
+
+        Never while a ``send_all`` is in progress. A peer that is gone takes nothing: a ``send_all`` then says so.
+        """
+        fd = self.socket.fileno()
+        if not HAS_PLAIN_IO or fd < 0:
+            return 0
+        try:
+            return os.write(fd, data)
+        except OSError:
+            return 0
+
     async def wait_send_all_might_not_block(self) -> None:
         """See ``trio.abc.SendStream``."""
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """See ``trio.abc.ReceiveStream``. Cancellation: nothing is lost."""
-        return await self._stream.receive_some(max_bytes)
+        if not HAS_PLAIN_IO or max_bytes is None:
+            return await self._stream.receive_some(max_bytes)
+        # Most reads have to wait: to wait first saves the one that fails.
+        while True:
+            fd = self.socket.fileno()
+            if fd < 0:
+                raise trio.ClosedResourceError
+            await trio.lowlevel.wait_readable(fd)
+            try:
+                return os.read(fd, max_bytes)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from error
 
     async def send_eof(self) -> None:
         """See ``trio.abc.HalfCloseableStream``."""

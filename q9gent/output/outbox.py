@@ -3,15 +3,23 @@
 The pump puts, the delivery takes; neither waits for the other. A client that reads slowly neither slows
 the process down (the CLI loses output when its reader does) nor costs memory without bound: what is
 more than ``memory_bytes`` behind goes to the spool.
+
+Most clients are never behind. While the delivery waits here for events, it can lend an *express*: a function
+that writes events to the client at once. The pump then hands them over in its own step, and nobody is woken.
+As the express is lent only while its owner waits, never two write to one client.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
 import trio
 
 from q9gent.output.spool import Spool, SpoolFull
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PIECE_BYTES = 256 * 1024
 """How much is taken at once: large enough that sending a piece costs little more than its copying, small
@@ -26,6 +34,9 @@ class Outbox:
     Args:
         memory_bytes: How much may wait in memory.
         spool: What takes the rest.
+
+    Attributes:
+        is_finished: Whether the terminal event has been taken.
     """
 
     def __init__(self, memory_bytes: int, spool: Spool) -> None:
@@ -37,12 +48,38 @@ class Outbox:
         self._writing = False
         self._last: bytes | None = None
         self._discarding = False
+        self._express: Callable[[bytes], bool] | None = None
         self._arrival = trio.Event()
+        self.is_finished = False
 
     @property
     def waiting_bytes(self) -> int:
         """How much the client has not taken."""
         return self._in_memory + self._spool.waiting_bytes
+
+    @property
+    def is_spooling(self) -> bool:
+        """Whether the client is so far behind that what comes goes to the spool."""
+        return self._spooling
+
+    def offer(self, events: bytes) -> bool:
+        """Append whole events if that takes no waiting.
+
+        Returns:
+            Whether they were taken; else they must be ``put``.
+        """
+        if self._express is not None:  # nothing is before them
+            if not self._express(events):
+                self._express = None
+                self._arrival.set()
+            return True
+        if self._discarding:
+            return True
+        # Once spooling, memory is older than the spool and must not grow until both are empty.
+        if self._spooling or self._in_memory + len(events) > self._memory_bytes:
+            return False
+        self.put_nowait(events)
+        return True
 
     async def put(self, events: bytes) -> None:
         """Append whole events.
@@ -52,12 +89,8 @@ class Outbox:
 
         Cancellation: the events may or may not have been appended.
         """
-        if self._discarding:
+        if self.offer(events):
             return
-        if not self._spooling and self._in_memory + len(events) <= self._memory_bytes:
-            self.put_nowait(events)
-            return
-        # Once spooling, memory is older than the spool and must not grow until both are empty.
         self._spooling = self._writing = True
         try:
             await self._spool.write(events)
@@ -79,19 +112,28 @@ class Outbox:
     def discard(self) -> None:
         """Drop everything that waits or comes: the client is gone."""
         self._discarding = True
+        self._express = None
         self._pieces.clear()
         self._in_memory = 0
 
-    async def take(self) -> bytes:
+    def take_nowait(self) -> bytes:
+        """Return what is there in memory, perhaps nothing, at most about ``PIECE_BYTES``."""
+        return self._take_from_memory() if self._pieces else b""
+
+    async def take(self, express: Callable[[bytes], bool] | None = None) -> bytes:
         """Wait for events and return what is there, at most about ``PIECE_BYTES``.
 
+        Args:
+            express: Writes events to the client without waiting; False if it holds some of them back. It is
+                called only while this waits.
+
         Returns:
-            Bytes, not always whole events; the terminal event comes with the last of them; then ``b""``.
+            Bytes, not always whole events; the terminal event comes with the last of them, and then
+            ``is_finished`` is true. ``b""`` when the express holds something back, or after the last.
 
         Cancellation: nothing is lost while waiting.
         """
         while True:
-            self._arrival = trio.Event()
             if self._pieces:
                 return self._take_from_memory()
             if self._spooling:
@@ -101,9 +143,19 @@ class Outbox:
                     self._spooling = False
                     continue
             elif self._last is not None:
+                self.is_finished = True
                 data, self._last = self._last, b""
                 return data
-            await self._arrival.wait()
+            self._arrival = trio.Event()
+            if not self._spooling and not self._discarding:
+                self._express = express
+            try:
+                await self._arrival.wait()
+            finally:
+                lagging = express is not None and self._express is None and not self._spooling
+                self._express = None
+            if lagging:
+                return b""
 
     def _take_from_memory(self) -> bytes:
         if self._in_memory <= PIECE_BYTES:
@@ -112,6 +164,7 @@ class Outbox:
             if self._last and not self._spooling:
                 data += self._last
                 self._last = b""
+                self.is_finished = True
         else:
             taken = [self._pieces.popleft()]
             size = len(taken[0])

@@ -7,6 +7,7 @@ takes what is left in the pipe and never waits again, as somebody outside the tr
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,6 +19,7 @@ from q9gent.wire.lines import LineFramer, LineTooLong
 if TYPE_CHECKING:
     from q9gent.containment import Tree
     from q9gent.containment.protocol import ByteSource
+    from q9gent.hub import Hub
     from q9gent.output.outbox import Outbox
 
 READ_BYTES = 64 * 1024
@@ -36,39 +38,105 @@ logger = get_logger("q9gent.run")
 
 
 class _Pump:
-    """Reads a pipe until its end, or until stopped and empty."""
+    """Reads a pipe until its end, or until stopped and empty.
 
-    def __init__(self, source: ByteSource) -> None:
+    With a hub it mostly rides: the hub reads and calls ``_take``, and no task wakes up. Where there is no hub,
+    or what was read has to wait for a disk, the pump's own task reads.
+    """
+
+    def __init__(self, source: ByteSource, hub: Hub | None) -> None:
         self._source = source
+        self._hub = hub if source.fileno() is not None else None
         self._receiving: trio.CancelScope | None = None
+        self._riding: trio.Event | None = None
+        self._failure: Exception | None = None
+        self._refused = b""
+        self._at_end = False
         self._stopped = False
 
     async def run(self) -> None:
         """Read until the end."""
         with trio.CancelScope(shield=True):  # bounded: the run stops us when its tree is dead
-            while not self._stopped:
-                # Only the wait can be cancelled: what was read must be handled.
-                with trio.CancelScope() as self._receiving:
-                    data = await self._source.receive(READ_BYTES)
-                if self._receiving.cancelled_caught or not data:
-                    break
-                await self._handle(data)
-            self._receiving = None
-            if self._stopped:
-                while data := self._source.receive_nowait(READ_BYTES):
-                    await self._handle(data)
-            await self._finish()
+            while not self._stopped and not self._at_end:
+                if self._hub is not None and self._may_ride():
+                    await self._ride(self._hub)
+                else:
+                    await self._read()
+            while self._stopped and not self._at_end and (data := self._source.receive_nowait(READ_BYTES)):
+                await self._put(self._digest(data))
+            await self._put(self._digest_rest())
+
+    async def _read(self) -> None:
+        # Only the wait can be cancelled: what was read must be handled.
+        with trio.CancelScope() as self._receiving:
+            data = await self._source.receive(READ_BYTES)
+        if self._receiving.cancelled_caught:
+            return
+        self._at_end = not data
+        self._receiving = None
+        await self._put(self._digest(data))
+
+    async def _ride(self, hub: Hub) -> None:
+        fd = self._source.fileno()
+        assert fd is not None
+        try:
+            hub.add(fd, self._take)
+        except OSError:  # the system watches enough; each pipe alone takes less
+            self._hub = None
+            return
+        self._riding = trio.Event()
+        try:
+            await self._riding.wait()
+        finally:
+            self._riding = None
+            hub.forget(fd)
+        if self._failure is not None:
+            raise self._failure
+        refused, self._refused = self._refused, b""
+        await self._put(refused)
+
+    def _take(self, data: bytes) -> None:
+        """Be handed what the hub has read."""
+        assert self._hub is not None
+        assert self._riding is not None
+        self._at_end = not data
+        try:
+            output = self._digest(data)
+            if not output or self._offer(output):
+                if self._at_end:
+                    self._riding.set()
+                return
+            self._refused = output
+        except Exception as error:  # noqa: BLE001 (raised again in the pump's own task)
+            self._failure = error
+        self._hub.forget(self._source.fileno() or 0)
+        self._riding.set()
 
     def stop(self) -> None:
         """Read what is there and end: the tree is dead, nobody can write any more."""
         self._stopped = True
+        if self._riding is not None:
+            self._riding.set()
         if self._receiving is not None:
             self._receiving.cancel()
 
-    async def _handle(self, data: bytes) -> None:
+    def _may_ride(self) -> bool:
+        return True
+
+    def _digest(self, data: bytes) -> bytes:
+        """Take what was read, and return what is to be put."""
         raise NotImplementedError
 
-    async def _finish(self) -> None:
+    def _digest_rest(self) -> bytes:
+        """Return what is to be put when nothing follows."""
+        raise NotImplementedError
+
+    def _offer(self, output: bytes) -> bool:
+        """Put it if that takes no waiting."""
+        raise NotImplementedError
+
+    async def _put(self, output: bytes) -> None:
+        """Put it."""
         raise NotImplementedError
 
 
@@ -79,62 +147,87 @@ class StdoutPump(_Pump):
         LineTooLong: A line cannot be held.
         SpoolFull: The client is too far behind.
 
+    Args:
+        tree: The process.
+        outbox: Where its events go.
+        line_bytes: The longest line.
+        hub: What reads for the pump, if there is one.
+
     Attributes:
         lines: How many output events there were.
         bytes: How many bytes were read.
         saw_result: Whether the CLI's closing ``result`` line was among them.
     """
 
-    def __init__(self, tree: Tree, outbox: Outbox, *, line_bytes: int) -> None:
-        super().__init__(tree.stdout)
+    def __init__(self, tree: Tree, outbox: Outbox, *, line_bytes: int, hub: Hub | None = None) -> None:
+        super().__init__(tree.stdout, hub)
         self._outbox = outbox
         self._framer = LineFramer(line_bytes)
         self.lines = 0
         self.bytes = 0
         self.saw_result = False
 
-    async def _handle(self, data: bytes) -> None:
+    def _may_ride(self) -> bool:
+        return not self._outbox.is_spooling
+
+    def _digest(self, data: bytes) -> bytes:
         self.bytes += len(data)
-        block = self._framer.feed(data)
-        if block:
-            await self._put(block)
+        return self._encode(self._framer.feed(data))
 
-    async def _finish(self) -> None:
-        block = self._framer.finish()
-        if block:
-            await self._put(block)
+    def _digest_rest(self) -> bytes:
+        return self._encode(self._framer.finish())
 
-    async def _put(self, block: bytes) -> None:
+    def _encode(self, block: bytes) -> bytes:
+        if not block:
+            return b""
         if RESULT_MARK in block:
             self.saw_result = True
         events, count = encode_output(block)
         self.lines += count
-        if events:
-            await self._outbox.put(events)
+        return events
+
+    def _offer(self, output: bytes) -> bool:
+        return self._outbox.offer(output)
+
+    async def _put(self, output: bytes) -> None:
+        if output:
+            await self._outbox.put(output)
 
 
 class StderrPump(_Pump):
     """Logs a process's stderr, a line a message, as data: it is never sent and never ends a run."""
 
-    def __init__(self, tree: Tree) -> None:
-        super().__init__(tree.stderr)
+    def __init__(self, tree: Tree, *, hub: Hub | None = None) -> None:
+        super().__init__(tree.stderr, hub)
         self._framer = LineFramer(STDERR_LINE_BYTES)
+        self._context = copy_context()  # the hub's own task knows nothing of the run
         self._logged = 0
         self._dropped = 0
 
-    async def _handle(self, data: bytes) -> None:
+    def _digest(self, data: bytes) -> bytes:
         try:
-            block = self._framer.feed(data)
+            self._log(self._framer.feed(data))
         except LineTooLong:
-            block = self._framer.finish() + data
-        self._log(block)
+            self._log(self._framer.finish() + data)
+        return b""
 
-    async def _finish(self) -> None:
+    def _digest_rest(self) -> bytes:
         self._log(self._framer.finish())
         if self._dropped:
             logger.warning("more stderr, not logged", bytes=self._dropped)
+        return b""
+
+    def _offer(self, output: bytes) -> bool:
+        return not output
+
+    async def _put(self, output: bytes) -> None:
+        """Nothing: lines are logged as they come."""
 
     def _log(self, block: bytes) -> None:
+        if block:
+            self._context.run(self._log_lines, block)
+
+    def _log_lines(self, block: bytes) -> None:
         for line in block.split(b"\n"):
             if not line.strip():
                 continue

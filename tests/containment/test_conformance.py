@@ -16,6 +16,7 @@ import sys
 
 import pytest
 import trio
+import trio.testing
 from process_scan import wait_for
 from stage import LINE_SECONDS, Actor, Clock, Stage, everyone, on_stage, shown
 

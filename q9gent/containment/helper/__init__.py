@@ -28,7 +28,7 @@ Messages are packets. Numbers are decimal text::
                             p pid          started
                             x status       the leader has exited (a wait status)
                             v killed pids  still alive after KILL_TIMEOUT_SECONDS of killing
-                            d killed       all dead
+                            d killed [status]          all dead; the leader's status, if not told yet
 """
 
 PACKET_BYTES = 1 << 17

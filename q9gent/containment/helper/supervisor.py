@@ -16,7 +16,7 @@ from .lifeline import Waker, receive, send
 from .processes import descendants_of, kill_all
 
 KILL_TIMEOUT_SECONDS = 10.0  # q9gent.containment.protocol says why
-AGENT_OOM_SCORE_ADJ = b"300"  # the kernel shall take an agent, never the server, when memory ends
+AGENT_OOM_SCORE_ADJ = b"300"
 DEFAULT_SIGNALS = [
     number
     for number in signal.valid_signals()
@@ -44,6 +44,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Serve runs until the server is gone and nothing is left."""
+        raise_oom_score()
         send(self.sock, f"P {os.getpid()}")
         while self.running or not self.server_is_gone:
             if self.waker.wait(self.timeout()):
@@ -105,11 +106,6 @@ class Supervisor:
             for fd in fds:
                 os.close(fd)
         self.running = True
-        try:
-            with open(f"/proc/{self.leader}/oom_score_adj", "wb", buffering=0) as file:
-                file.write(AGENT_OOM_SCORE_ADJ)
-        except OSError:
-            pass  # it has ended already, or this system does not let us
         send(self.sock, f"p {self.leader}")
 
     def ask(self, grace_seconds: float) -> None:
@@ -128,19 +124,22 @@ class Supervisor:
 
     def reap(self) -> None:
         """Collect who has died; the leader's end is told, and the end of all ends the run."""
+        exit_status = ""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 killed = len(self.killed)
                 self.reset()
-                send(self.sock, f"d {killed}")
+                send(self.sock, f"d {killed}{exit_status}")
                 return
             if pid == 0:
-                return
+                break
             if pid == self.leader:
                 self.leader = 0
-                send(self.sock, f"x {status}")
+                exit_status = f" {status}"
+        if exit_status:
+            send(self.sock, f"x{exit_status}")
 
     def must_kill(self) -> bool:
         """What an exited leader leaves behind has no grace."""
@@ -156,3 +155,12 @@ class Supervisor:
         if now - self.killing_since > KILL_TIMEOUT_SECONDS and not self.told_survivors and living:
             self.told_survivors = True
             send(self.sock, " ".join(map(str, ["v", len(self.killed.difference(living)), *living])))
+
+
+def raise_oom_score() -> None:
+    """Have the kernel take an agent, and not the server, when memory ends; agents inherit it from here."""
+    try:
+        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+            file.write(AGENT_OOM_SCORE_ADJ)
+    except OSError:
+        pass  # this system does not let us
