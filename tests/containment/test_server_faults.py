@@ -110,7 +110,9 @@ def test_terminate_after_the_supervisor_was_killed(steady: LiveServer) -> None:
 
 
 def test_supervisor_stopped_by_its_run(steady: LiveServer) -> None:
-    """A run that stops its supervisor can be terminated, at once."""
+    """A run that stops its supervisor and exits has its end told; one that waits can be terminated."""
+    with desk_of(steady).spawn(f"{TREE}!stop-parent\n!exit 0") as caller:
+        assert caller.last()["type"] == "completed"
     desk = desk_of(steady)
     with desk.spawn(f"{TREE}!stop-parent\n!wait") as caller:
         caller.until("waiting")
@@ -220,10 +222,13 @@ def test_server_killed_with_a_stopped_fork_server(server: LiveServer) -> None:
 
 
 def test_server_killed_with_every_helper_stopped(server: LiveServer) -> None:
-    """Nor to stop both: the kernel continues the fork server when its parent dies."""
+    """Nor to stop all helpers: the kernel continues the fork server when its parent dies."""
     with ExitStack() as stack:
-        crowd(stack, server, 2, f"{TREE}!stop-parent")
-        helpers_of.stop(helpers_of.fork_server(server.process.pid))
+        crowd(stack, server, 2, TREE)
+        helper = helpers_of.fork_server(server.process.pid)
+        helpers_of.stop(helper)
+        for one in helpers_of.supervisors(helper):
+            helpers_of.stop(one.pid)
         kill_server(server)
         desk_of(server).assert_no_agents()
 

@@ -76,7 +76,11 @@ def test_what_is_no_session_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "notes.json").write_bytes(good)
     (tmp_path / ".half.tmp").write_bytes(good)
     assert call(store.list_all) == [session()]
-    assert call(store.load, OTHER) is None
+    for session_id in (
+        OTHER,
+        *(f"{digit * 8}-{digit * 4}-4{digit * 3}-8{digit * 3}-{digit * 12}" for digit in "3456"),
+    ):
+        assert call(store.load, session_id) is None
 
 
 def test_no_folder_is_no_sessions(tmp_path: Path) -> None:
