@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 from process_scan import wait_for
 from stage import Actor, Clock, Stage, everyone, on_stage, shown
 
