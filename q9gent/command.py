@@ -24,7 +24,7 @@ ARGUMENT_BYTES = 128 * 1024
 
 PROMPT_ARGUMENT_BYTES = 0 if sys.platform == "win32" else 100_000
 """Longer prompts go through standard input: safely below the limit of one argument. On Windows all do: a
-whole command line may have 32,767 characters there, and each program takes its own apart, by its own rules."""
+whole command line may have 32,767 characters there, and programs take theirs apart by rules of their own."""
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):

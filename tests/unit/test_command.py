@@ -43,7 +43,7 @@ def limit_where_prompts_may_be_arguments() -> Iterator[None]:
 
 def test_on_windows_every_prompt_goes_through_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit of an argument is 0 there."""
-    assert THIS_SYSTEMS == (0 if sys.platform == "win32" else PROMPT_ARGUMENT_BYTES)
+    assert (0 if sys.platform == "win32" else PROMPT_ARGUMENT_BYTES) == THIS_SYSTEMS
     monkeypatch.setattr(command, "PROMPT_ARGUMENT_BYTES", 0)
     launch = build_launch(MessageRequest(prompt="x"), Turn(), agent=("claude",), features=AgentFeatures())
     assert (launch.stdin, list(launch.argv)) == (b"x", ["claude", "-p", *STREAM])
