@@ -106,6 +106,7 @@ def minimums(session: nox.Session) -> None:
 
 
 WINE_TESTS = [
+    "tests/containment/test_conformance.py",
     "tests/containment/test_windows_jobs.py",
     "tests/wine/test_http.py",
     *(

@@ -5,7 +5,7 @@
 
 What a caller writes must stay what it is. The values of options are given in the ``--option=value``
 form, so none can become an option of its own. A prompt that the CLI would take for an option, or that
-is long, goes through standard input instead. ``flags`` alone is raw, last, and
+is long, goes through standard input instead, and on Windows every prompt. ``flags`` alone is raw, last, and
 the caller's responsibility.
 """
 
@@ -22,9 +22,9 @@ from q9gent.wire.requests import MessageRequest
 ARGUMENT_BYTES = 128 * 1024
 """Linux's MAX_ARG_STRLEN: one argument with its closing NUL may be no longer (else E2BIG)."""
 
-PROMPT_ARGUMENT_BYTES = 8_000 if sys.platform == "win32" else 100_000
-"""Longer prompts go through standard input: safely below the limit of one argument, and on Windows
-below the 32,767 characters that a whole command line may have."""
+PROMPT_ARGUMENT_BYTES = 0 if sys.platform == "win32" else 100_000
+"""Longer prompts go through standard input: safely below the limit of one argument. On Windows all do: a
+whole command line may have 32,767 characters there, and programs take theirs apart by rules of their own."""
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):

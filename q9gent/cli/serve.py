@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,7 +19,7 @@ from q9gent.log import configure_logging, get_logger
 from q9gent.settings import parse_log_level
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from q9gent.settings import Settings
 
@@ -64,20 +65,26 @@ def serve_command(settings: Settings) -> int:
     raise_descriptor_limit()
     status = 0
     try:
-        trio.run(lambda: serve_until(server, stop_on_signals, on_started=on_started))
+        watch = partial(stop_on_signals, stopping_signals())
+        trio.run(lambda: serve_until(server, watch, on_started=on_started))
     except* (LifespanFailureError, OSError) as group:
         print_error("; ".join(dict.fromkeys(str(error) for error in _leaves(group))))
         status = EXIT_FAILURE
     return status
 
 
-async def stop_on_signals(stop: Callable[[], None]) -> None:
-    """Call ``stop`` for each signal that asks a server to end."""
+def stopping_signals() -> list[signal.Signals]:
+    """Return the signals that ask this server to end. Asked before the containment sets its handlers."""
     wanted = [signal.SIGINT, signal.SIGTERM]
     if sys.platform == "win32":
         wanted.append(signal.SIGBREAK)
     elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup it stays ignored
         wanted.append(signal.SIGHUP)
+    return wanted
+
+
+async def stop_on_signals(wanted: Iterable[signal.Signals], stop: Callable[[], None]) -> None:
+    """Call ``stop`` for each of these signals."""
     with trio.open_signal_receiver(*wanted) as signals:
         async for number in signals:
             logger.info("signal received", signal=signal.Signals(number).name)

@@ -106,6 +106,8 @@ class LinuxContainment:
     async def keep_idle(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Hold one supervisor ready from the start, and let those end that have been idle for long.
 
+        Besides, continue a fork server that a run has stopped, so that it can continue supervisors.
+
         Raises:
             SpawnError: Not even one can be forked.
 
@@ -116,6 +118,7 @@ class LinuxContainment:
             task_status.started()
             while True:
                 await trio.sleep(IDLE_SECONDS)
+                self._fork_server.wake()
                 while len(self._idle) > 1 and trio.current_time() - self._idle[0][0] >= IDLE_SECONDS:
                     self._idle.pop(0)[1].close()
         finally:

@@ -22,6 +22,7 @@ import os
 import secrets
 import signal
 import subprocess
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ from q9gent.containment.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 
 MARK = "Q9_RUN_MARK"
@@ -254,7 +255,33 @@ class PosixContainment:
                 tree.close()
 
 
+RESTORED_SIGNALS = {"SIGPIPE", "SIGXFZ", "SIGXFSZ"}
+"""What Python ignores by itself, and ``restore_signals`` gives back to a run."""
+
+
+@contextlib.contextmanager
+def _nothing_to_inherit() -> Iterator[None]:
+    """Have runs start with no signal ignored, though the server may (``nohup``, a shell's ``&``).
+
+    An ignored signal stays so through exec, one that is handled does not: a handler that does nothing is
+    the same for us. Python sets handlers in the main thread only; elsewhere this does nothing.
+    """
+    replaced = []
+    if threading.current_thread() is threading.main_thread():
+        for number in signal.valid_signals():
+            known = isinstance(number, signal.Signals) and number.name in RESTORED_SIGNALS
+            if signal.getsignal(number) == signal.SIG_IGN and not known:
+                signal.signal(number, lambda *_: None)
+                replaced.append(number)
+    try:
+        yield
+    finally:
+        for number in replaced:
+            signal.signal(number, signal.SIG_IGN)
+
+
 @asynccontextmanager
 async def open_posix() -> AsyncIterator[PosixContainment]:
     """Open the strategy; it needs no helper."""
-    yield PosixContainment()
+    with _nothing_to_inherit():
+        yield PosixContainment()

@@ -144,11 +144,16 @@ class FileSessionStore:
             # Opened so that a named pipe cannot hold us up.
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
             fd = os.open(self._path(session_id), flags)
-        except (FileNotFoundError, IsADirectoryError):
+        except FileNotFoundError:
+            return None
+        except PermissionError:
+            if os.path.isdir(self._path(session_id)):  # which Windows does not open
+                return None
+            raise
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a folder, a pipe; open() below raises for a folder
+            os.close(fd)
             return None
         with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return None
             return file.read(SESSION_BYTES)
 
     def _write(self, session: Session) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 from process_scan import wait_for
 from stage import Actor, Clock, Stage, everyone, on_stage, shown
 
@@ -34,6 +35,7 @@ if sys.platform == "linux":
         SpawnError,
         _linux_fork_server,
         _linux_tree,
+        linux,
     )
 
 if TYPE_CHECKING:
@@ -119,24 +121,36 @@ async def test_supervisor_killed_then_ended_twice_at_once(stage: Stage) -> None:
 
 @on_stage
 async def test_supervisor_stopped_by_its_run(stage: Stage) -> None:
-    """A run that stops its supervisor can be ended all the same."""
-    async with stage.actor(f"{TREE}!stop-parent\n!wait") as actor:
+    """A run that stops its supervisor and exits is told of at once: the fork server continues it."""
+    async with stage.actor(f"{TREE}!stop-parent\n!exit 9") as actor:
         await actor.children(3)
+        with trio.fail_after(PROMPT_SECONDS):
+            assert await actor.tree.wait_exited() == ExitStatus(code=9)
+            stage.assert_gone(actor, await actor.tree.end(0))
+
+
+@on_stage
+async def test_both_stopped(stage: Stage) -> None:
+    """A run whose supervisor and fork server are stopped can be ended all the same."""
+    helpers_of.stop(helpers_of.fork_server())
+    async with stage.actor(f"{TREE}!stop-parent\n!wait") as actor:
         await actor.waiting()
         helpers_of.wait_state(helpers_of.supervisor_of(actor.tree.pid), "T")
         with trio.fail_after(PROMPT_SECONDS):
             stage.assert_gone(actor, await actor.tree.end(0))
 
 
-@on_stage
-async def test_supervisor_stopped_then_exit(stage: Stage) -> None:
-    """A run that stops its supervisor and exits can be ended, and then its status is told."""
-    async with stage.actor(f"{TREE}!stop-parent\n!exit 9") as actor:
-        await actor.children(3)
-        wait_for(actor.zombies, len, PROMPT_SECONDS)
-        with trio.fail_after(PROMPT_SECONDS):
-            stage.assert_gone(actor, await actor.tree.end(0))
-            assert await actor.tree.wait_exited() == ExitStatus(code=9)
+def test_both_stopped_then_exit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If such a run exits by itself, that is seen when the fork server is next looked after."""
+    monkeypatch.setattr(linux, "IDLE_SECONDS", 0.2)
+
+    async def scenario() -> None:
+        helpers_of.stop(helpers_of.fork_server())
+        async with stage.actor("!stop-parent\n!exit 9") as actor:
+            with trio.fail_after(PROMPT_SECONDS):
+                assert await actor.tree.wait_exited() == ExitStatus(code=9)
+
+    stage.perform(scenario)
 
 
 def test_supervisor_stopped_again_and_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +302,9 @@ def test_idle_supervisor_stopped_at_the_end(stage: Stage) -> None:
 
     async def scenario() -> None:
         await assert_runs(stage)
-        for one in helpers_of.supervisors(helpers_of.fork_server()):
+        helper = helpers_of.fork_server()
+        helpers_of.stop(helper)  # it would continue them
+        for one in helpers_of.supervisors(helper):
             helpers_of.stop(one.pid)
 
     stage.perform(scenario)

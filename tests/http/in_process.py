@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve as plain_serve
+from process_scan import wait_for
 from raw_client import DEADLINE_SECONDS
 
 from q9gent import Settings, create_app
@@ -113,3 +114,13 @@ def _in_thread(
         assert not thread.is_alive(), "the server does not stop"
     if failures:
         raise failures[0]
+
+
+def live_runs(server: Running) -> list[Any]:
+    found = server.call(lambda: server.app.runs.live())
+    assert isinstance(found, list)
+    return found
+
+
+def wait_until_no_run(server: Running, seconds: float = DEADLINE_SECONDS) -> None:
+    assert wait_for(lambda: live_runs(server), lambda found: not found, seconds) == []

@@ -63,7 +63,7 @@ def next_line(stream: Iterator[Event], subtype: str) -> dict[str, Any]:
     raise AssertionError(f"no {subtype!r} line")
 
 
-def begin(client: RawClient, prompt: str, **fields: object) -> Iterator[Event]:
+def begin(client: RawClient, prompt: str = "", **fields: object) -> Iterator[Event]:
     """Start a run that waits for ever, and read until it does; `prompt` comes before that."""
     client.send(spawn_bytes(f"{prompt}\n!wait", **fields))
     stream = client.stream()
@@ -102,3 +102,8 @@ def descriptors(server: LiveServer) -> list[str]:
 def sockets(server: LiveServer) -> int:
     """How many sockets the server has open."""
     return sum(target.startswith("socket:") for target in descriptors(server))
+
+
+def is_dead(pid: int) -> bool:
+    """Wait until the system knows no such process, not even a zombie."""
+    return bool(wait_for(lambda: not os.path.exists(f"/proc/{pid}"), bool, DEADLINE_SECONDS))

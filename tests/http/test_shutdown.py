@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 import pytest
 from process_scan import wait_for
 from raw_client import DEADLINE_SECONDS, JSON, open_port, request_bytes, spawn_bytes, within
-from running import address_of, agents, begin, connect, runs, wait_for_log, wait_for_runs, wait_until_dead
+from running import (
+    address_of,
+    agents,
+    begin,
+    connect,
+    log_lines,
+    runs,
+    wait_for_log,
+    wait_for_runs,
+    wait_until_dead,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,13 +80,16 @@ def test_sigint_stops_a_server_started_in_the_background(start_server: Callable[
     assert server.signal(signal.SIGINT) == 0
 
 
-def test_hangup_is_ignored_under_nohup(start_server: Callable[..., LiveServer]) -> None:
+@pytest.mark.parametrize("containment", ["auto", "posix"])
+def test_hangup_is_ignored_under_nohup(start_server: Callable[..., LiveServer], containment: str) -> None:
     """What `nohup` has made ignored stays ignored."""
     with ignored(signal.SIGHUP):
-        server = start_server("--simulate")
+        server = start_server("--simulate", "--containment", containment)
     server.process.send_signal(signal.SIGHUP)
-    assert server.client.get("/health").status_code == 200
-    assert server.process.poll() is None
+    assert server.spawn("!exit 0")[-1]["type"] == "completed"
+    assert server.signal(signal.SIGTERM) == 0
+    told = [line["signal"] for line in log_lines(server, "signal received")]
+    assert told == ["SIGTERM"]
 
 
 def test_nothing_new_while_stopping(server: LiveServer) -> None:

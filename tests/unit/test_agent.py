@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import types
 from typing import TYPE_CHECKING
 
 import pytest
@@ -241,3 +242,30 @@ def test_a_request_that_is_cancelled_while_it_probes_leaves_the_next_one_its_ans
                 assert (await program.features(containment)).system_prompt_snapshot
 
     trio.run(main)
+
+
+@posix_only
+def test_a_cli_that_cannot_be_started_is_taken_for_an_old_one(tmp_path: Path) -> None:
+    """The run itself will say why."""
+    path = tmp_path / "claude"
+    path.write_text("")
+    program = AgentProgram(Settings(claude_path=str(path)))
+
+    async def main() -> None:
+        with trio.fail_after(30):
+            async with open_containment() as containment:
+                assert not (await program.features(containment)).system_prompt_snapshot
+                script(path, "echo 2.1.330")
+                assert (await program.features(containment)).system_prompt_snapshot
+
+    trio.run(main)
+
+
+def test_a_package_without_a_specification_is_no_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a stand-in for the real one may be, in somebody's tests."""
+    monkeypatch.setitem(sys.modules, "claude_agent_sdk", types.ModuleType("claude_agent_sdk"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ProcessSpawnFailed):
+        AgentProgram(Settings()).find()

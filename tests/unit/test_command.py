@@ -7,15 +7,15 @@ import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from q9gent import command
 from q9gent.command import (
     ARGUMENT_BYTES,
-    PROMPT_ARGUMENT_BYTES,
     AgentFeatures,
     Turn,
     build_launch,
@@ -25,10 +25,28 @@ from q9gent.command import (
 from q9gent.errors import TooLarge
 from q9gent.wire.requests import MessageRequest
 
+PROMPT_ARGUMENT_BYTES = 100_000
+THIS_SYSTEMS = command.PROMPT_ARGUMENT_BYTES
 OLD = "11111111-1111-4111-8111-111111111111"
 NEW = "22222222-2222-4222-8222-222222222222"
 STREAM = ["--output-format", "stream-json", "--verbose"]
 SNAPSHOT = AgentFeatures(system_prompt_snapshot=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def limit_where_prompts_may_be_arguments() -> Iterator[None]:
+    """The same on every system."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "PROMPT_ARGUMENT_BYTES", PROMPT_ARGUMENT_BYTES)
+        yield
+
+
+def test_on_windows_every_prompt_goes_through_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of an argument is 0 there."""
+    assert (0 if sys.platform == "win32" else PROMPT_ARGUMENT_BYTES) == THIS_SYSTEMS
+    monkeypatch.setattr(command, "PROMPT_ARGUMENT_BYTES", 0)
+    launch = build_launch(MessageRequest(prompt="x"), Turn(), agent=("claude",), features=AgentFeatures())
+    assert (launch.stdin, list(launch.argv)) == (b"x", ["claude", "-p", *STREAM])
 
 
 def argv(turn: Turn = Turn(), features: AgentFeatures = AgentFeatures(), **fields: object) -> list[str]:

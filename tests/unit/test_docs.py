@@ -40,6 +40,8 @@ VARIABLE = re.compile(rf"\b{ENVIRONMENT_PREFIX}[A-Z_]+")
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
 
 FLAGS_OF_OTHERS = {
+    # the conformance suite
+    *("--conformance-table", "--strategy"),
     # the Claude CLI
     *("--allowedTools", "--append-system-prompt", "--dangerously-skip-permissions", "--fork-session"),
     *(
@@ -296,6 +298,20 @@ def test_every_strategy_is_documented() -> None:
     hint, _ = plain_type(get_type_hints(Settings, include_extras=True)["containment"])
     table = rows(section("reference/containment.md", "Strategies"))
     assert {cells[0].strip("`") for cells in table} == {*get_args(hint)} - {"auto"}
+
+
+def test_every_behaviour_has_its_row() -> None:
+    """The table of the containment page has the conformance suite's behaviours, and no other."""
+    suite = ast.parse((ROOT / "tests/containment/test_conformance.py").read_text(encoding="utf-8"))
+    tests = [
+        node
+        for node in suite.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    ]
+    behaviours = [(ast.get_docstring(test) or "").rstrip(".") for test in tests]
+    table = rows(section("reference/containment.md", "Conformance"))
+    assert sorted(cells[0] for cells in table) == sorted(behaviours)
+    assert not [cells for cells in table if "fails" in " ".join(cells)]
 
 
 # What people see and type.

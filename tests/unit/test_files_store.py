@@ -76,7 +76,11 @@ def test_what_is_no_session_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "notes.json").write_bytes(good)
     (tmp_path / ".half.tmp").write_bytes(good)
     assert call(store.list_all) == [session()]
-    assert call(store.load, OTHER) is None
+    for session_id in (
+        OTHER,
+        *(f"{digit * 8}-{digit * 4}-4{digit * 3}-8{digit * 3}-{digit * 12}" for digit in "3456"),
+    ):
+        assert call(store.load, session_id) is None
 
 
 def test_no_folder_is_no_sessions(tmp_path: Path) -> None:
@@ -377,3 +381,29 @@ def test_nothing_is_read_from_a_named_pipe_that_others_use(tmp_path: Path) -> No
         assert os.read(both_ends, 100) == b"theirs"
     finally:
         os.close(both_ends)
+
+
+@pytest.mark.parametrize("method", ["touch", "delete"])
+def test_a_file_that_is_open_elsewhere_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """As on Windows, where a reader keeps a file from being replaced or removed."""
+    store = FileSessionStore(str(tmp_path))
+    call(store.save, session())
+    refusals = [PermissionError(13, "Permission denied")] * 2
+
+    def once_free(real: Callable[..., None]) -> Callable[..., None]:
+        def attempt(*args: Any) -> None:
+            if refusals:
+                raise refusals.pop()
+            real(*args)
+
+        return attempt
+
+    monkeypatch.setattr(files_module, "PAUSES_SECONDS", (0, 0))
+    name = {"touch": "replace", "delete": "unlink"}[method]
+    monkeypatch.setattr(files_module.os, name, once_free(getattr(os, name)))
+    call(getattr(store, method), ID)
+    found = call(store.load, ID)
+    assert found is None if method == "delete" else found.last_used > 6
+    assert not refusals

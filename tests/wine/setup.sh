@@ -26,8 +26,9 @@ die() { echo "setup.sh: $*" >&2; exit 1; }
 install_wine() {
   command -v wine >/dev/null && command -v x86_64-w64-mingw32-ld >/dev/null && command -v unzip >/dev/null && return
   export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq
-  apt-get install -y -qq --no-install-recommends wine wine64 binutils-mingw-w64-x86-64 unzip >/dev/null
+  local wait_seconds=600  # for another apt-get to be done
+  apt-get update -qq -o DPkg::Lock::Timeout=$wait_seconds
+  apt-get install -y -o DPkg::Lock::Timeout=$wait_seconds -qq --no-install-recommends wine wine64 binutils-mingw-w64-x86-64 unzip >/dev/null
 }
 
 unpack_cpython() {

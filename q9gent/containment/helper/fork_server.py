@@ -17,6 +17,7 @@ from .lifeline import Waker, receive, send
 from .processes import children_of, descendants_of, kill_all
 from .supervisor import Supervisor
 
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 IGNORED_SIGNALS = (
     signal.SIGTERM,
@@ -97,20 +98,27 @@ class ForkServer:
             self.waker.close_inherited()
             self.sock.close()
             become_subreaper()
+            continue_when_orphaned()
             Supervisor(lifeline).run()
         finally:
             os._exit(0)
 
     def reap(self) -> None:
-        """Collect who has died; a supervisor among them leaves orphans to us."""
+        """Collect who has died; a supervisor among them leaves orphans to us.
+
+        One that its run has stopped is continued at once: else nobody would see how that run ends.
+        """
         while True:
             try:
-                pid, _status = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            if pid in self.supervisors:
+            if os.WIFSTOPPED(status):
+                if pid in self.supervisors:
+                    os.kill(pid, signal.SIGCONT)
+            elif pid in self.supervisors:
                 self.supervisors.discard(pid)
                 self.gone.append(pid)
 
@@ -134,6 +142,15 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
+def continue_when_orphaned() -> None:
+    """Have the kernel send SIGCONT when the parent dies (prctl(2)): stopped, nobody sees its lifeline's end.
+
+    The signal also comes when a mere thread of the parent's ends, and is then none the worse.
+    """
+    if LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+
+
 def main() -> None:
     """Serve at the socket, with the descriptor limit, that the arguments name (see ``BOOT``)."""
     for number in IGNORED_SIGNALS:
@@ -141,6 +158,7 @@ def main() -> None:
     sock = _socket.socket(fileno=int(sys.argv[2]))
     os.set_inheritable(sock.fileno(), False)
     become_subreaper()
+    continue_when_orphaned()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]), hard))
     gc.disable()  # nothing here makes cycles, and a collection would unshare every forked page
