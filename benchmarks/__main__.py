@@ -26,10 +26,14 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     names = [workload.name for workload in WORKLOADS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--peer", metavar="PATH", help="the server to compare with; without it the bare agent")
+    parser.add_argument(
+        "--peer", metavar="PATH", help="the server to compare with; without it the bare agent"
+    )
     parser.add_argument("--only", nargs="+", metavar="WORKLOAD", choices=names, help=", ".join(names))
     parser.add_argument("--rounds", type=int, help=f"samples of each server and workload ({ROUNDS})")
-    parser.add_argument("--quick", action="store_true", help="small samples, one round: to see that all works")
+    parser.add_argument(
+        "--quick", action="store_true", help="small samples, one round: to see that all works"
+    )
     parser.add_argument("--json", metavar="FILE", help="write all samples")
     parser.add_argument("--plot", metavar="FILE", help="draw the ratios (needs matplotlib)")
     parser.add_argument("--python", metavar="PATH", default=sys.executable, help="the one that has q9gent")

@@ -124,7 +124,9 @@ def loading(
                 os.unlink(path)
 
 
-def run_turns(server: Server, tools: Tools, prompt: str, events: int, *, turns: int = 1, **how: bool) -> list[Turn]:
+def run_turns(
+    server: Server, tools: Tools, prompt: str, events: int, *, turns: int = 1, **how: bool
+) -> list[Turn]:
     """Make turns on one connection, each of which must succeed."""
     with loading(server, tools, prompt, turns=turns, **how) as load:
         done = load.turns()

@@ -27,7 +27,9 @@ def table(results: Results, other: str) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    lines += [f"no figure: {name}, {server}, round {number}: {why}" for name, server, number, why in results.broken]
+    lines += [
+        f"no figure: {name}, {server}, round {number}: {why}" for name, server, number, why in results.broken
+    ]
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -85,7 +85,8 @@ class Results:
         return {
             "samples": self.samples,
             "broken": [
-                dict(zip(("workload", "server", "round", "reason"), item, strict=True)) for item in self.broken
+                dict(zip(("workload", "server", "round", "reason"), item, strict=True))
+                for item in self.broken
             ],
             "targets": [
                 {

@@ -19,7 +19,9 @@ from benchmarks.servers import BrokenRun, Contestant, Tools, started
 TURNS = 3
 TURN_SECONDS = 60.0
 LINES = 3  # system, assistant, result
-STAND_IN = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "tests", "e2e")
+STAND_IN = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "tests", "e2e"
+)
 
 
 def find_claude() -> str | None:
@@ -57,8 +59,13 @@ def environment(tools: Tools) -> Iterator[dict[str, str]]:
 def turn(contestant: Contestant, tools: Tools) -> dict[str, float]:
     """Turns through a server, each on a new connection, after one that is not counted."""
     assert tools.claude is not None
-    with environment(tools) as extra, started(contestant, tools, agent=tools.claude, environment=extra) as server:
-        done = run_turns(server, tools, "hello", LINES, turns=1 + (1 if tools.quick else TURNS), fresh=True)[1:]
+    with (
+        environment(tools) as extra,
+        started(contestant, tools, agent=tools.claude, environment=extra) as server,
+    ):
+        done = run_turns(server, tools, "hello", LINES, turns=1 + (1 if tools.quick else TURNS), fresh=True)[
+            1:
+        ]
     return {
         "turn_ms": median(each.seconds for each in done) * 1e3,
         "first_byte_ms": median(each.first_seconds for each in done) * 1e3,

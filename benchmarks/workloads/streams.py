@@ -56,9 +56,7 @@ def live(contestant: Contestant, tools: Tools, *, streams: int) -> dict[str, flo
     expected = streams * LINES_A_SECOND * (after.at - before.at) / 1e9
     if not 1 - TOLERANCE < events / expected < 1 + TOLERANCE:
         raise BrokenRun(f"{events} events came in a window that should have had {expected:.0f}")
-    steady = [
-        (read - made) / 1e6 for made, read in stamps if before.at + EDGE_NANOSECONDS <= made < after.at
-    ]
+    steady = [(read - made) / 1e6 for made, read in stamps if before.at + EDGE_NANOSECONDS <= made < after.at]
     whole = [(read - made) / 1e6 for made, read in stamps]
     return {
         "cpu_us_per_event": after.since(before) / events / 1e3,

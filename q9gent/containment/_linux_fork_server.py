@@ -1,4 +1,4 @@
-"""The server's side of the helper processes: one fork server kept alive, and supervisors from it."""
+"""The server's side of the fork server: one is kept alive, and supervisors come from it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ import os
 import signal
 import socket
 import subprocess
-
 from typing import TYPE_CHECKING
 
 import trio
 
+from q9gent.containment._linux_supervisor import Supervisor
 from q9gent.containment.environment import STARTED_WITH, agent_environment
 from q9gent.containment.helper import BOOT, PACKET_BYTES
 from q9gent.containment.protocol import KILL_TIMEOUT_SECONDS, ContainmentLost, SpawnError
 from q9gent.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from q9gent.hub import Hub
 
 logger = get_logger("q9gent.containment")
@@ -36,78 +34,6 @@ and there are never more than runs."""
 
 START_TIMEOUT_SECONDS = 10.0
 """For the helpers' own start, which takes 20 ms: what takes longer has failed."""
-
-
-class Supervisor:
-    """The server's end of a supervisor's lifeline. Closing it ends the supervisor and all it holds.
-
-    Args:
-        sock: The lifeline.
-        hub: What reads it.
-    """
-
-    def __init__(self, sock: socket.socket, hub: Hub) -> None:
-        self._sock = sock
-        self._hub = hub
-        self._listener: Callable[[bytes], None] = lambda _: None
-        self._is_alive = True
-        self.pid = 0
-        self.generation = 0
-        hub.add(sock.fileno(), self._take)
-
-    def _take(self, packet: bytes) -> None:
-        if not packet:
-            self._is_alive = False
-        self._listener(packet)
-
-    def listen(self, listener: Callable[[bytes], None]) -> None:
-        """Have each packet handed to a function that does not wait; ``b""`` means that it is gone."""
-        self._listener = listener
-
-    def send(self, packet: bytes, fds: list[int] | None = None) -> bool:
-        """Send a packet; False if the supervisor is gone.
-
-        Never waits: the few packets of a run are far below what the socket holds.
-        """
-        try:
-            if fds:
-                socket.send_fds(self._sock, [packet], fds)
-            else:
-                self._sock.send(packet)
-        except OSError:
-            return False
-        return True
-
-    async def introduction(self) -> bytes:
-        """Wait for its first packet; ``b""`` means that it is gone. Cancellation: safe."""
-        packets: list[bytes] = []
-        came = trio.Event()
-
-        def take(packet: bytes) -> None:
-            packets.append(packet)
-            came.set()
-
-        self.listen(take)
-        await came.wait()
-        return packets[0]
-
-    def is_alive(self) -> bool:
-        """Tell whether an idle supervisor, which has nothing to say, is still there."""
-        if not self._is_alive:
-            return False
-        try:
-            self._sock.recv(1, socket.MSG_PEEK)  # its end may not have been read yet
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
-
-    def close(self) -> None:
-        """Let go of it."""
-        self._listener = lambda _: None
-        self._hub.forget(self._sock.fileno())
-        self._sock.close()
 
 
 class ForkServer:

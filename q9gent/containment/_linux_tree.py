@@ -29,7 +29,8 @@ from q9gent.log import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from q9gent.containment._linux_fork_server import ForkServer, Supervisor
+    from q9gent.containment._linux_fork_server import ForkServer
+    from q9gent.containment._linux_supervisor import Supervisor
 
 logger = get_logger("q9gent.containment")
 

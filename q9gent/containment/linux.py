@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from q9gent.containment._linux_fork_server import ForkServer, Supervisor
+from q9gent._linux_hub import open_epoll_hub
+from q9gent.containment._linux_fork_server import ForkServer
+from q9gent.containment._linux_supervisor import Supervisor
 from q9gent.containment._linux_tree import LinuxTree
 from q9gent.containment.protocol import ContainmentLost, ContainmentUnavailable, Launch, SpawnError
-from q9gent.hub import open_hub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -135,7 +136,7 @@ async def open_linux() -> AsyncIterator[LinuxContainment]:
         ContainmentUnavailable: This system has no subreapers, or cannot start the helper.
     """
     failure: OSError | SpawnError | None = None
-    async with open_hub(moderate=False) as hub, trio.open_nursery() as nursery:
+    async with open_epoll_hub(moderate=False) as hub, trio.open_nursery() as nursery:
         fork_server = ForkServer(hub)
         try:
             await nursery.start(fork_server.run)

@@ -7,7 +7,6 @@ as long as the ASGI lifespan, so runs are contained either way. What a plain hyp
 
 from __future__ import annotations
 
-import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +21,7 @@ from q9gent.http.body import BodyRequest
 from q9gent.http.exchange import Exchange
 from q9gent.http.problems import framework_response, problem_response, unexpected_response
 from q9gent.http.routes import api
+from q9gent.hub import open_hub
 from q9gent.log import get_logger
 from q9gent.runs import Runs
 from q9gent.sessions.files import FileSessionStore
@@ -57,17 +57,8 @@ class Lifespan(TrioASGILifespan):
                 await receive()
                 await send(cast("Any", {"type": "lifespan.startup.failed", "message": str(error)}))
                 return
-            await app.open(containment, await _enter_hub(stack))
+            await app.open(containment, await stack.enter_async_context(open_hub()))
             await super().__call__(receive, send)
-
-
-async def _enter_hub(stack: AsyncExitStack) -> Hub | None:
-    """Open what reads the runs' pipes; other systems than Linux have a task for each."""
-    if sys.platform != "linux":
-        return None
-    from q9gent.hub import open_hub  # noqa: PLC0415 (it imports what only Linux has)
-
-    return await stack.enter_async_context(open_hub(moderate=True))
 
 
 class Q9gentApp(QuartTrio):

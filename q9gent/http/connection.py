@@ -215,16 +215,9 @@ class Connection(TCPServer):
                 data: bytes | None = None
                 with trio.CancelScope(deadline=self._idle_until) as self._reading:
                     data = await self._read()
-                if self._finished:
-                    break
-                if data:
-                    await self._handle(data)
-                elif data is not None:
+                if data == b"":
                     return
-                elif trio.current_time() >= self._idle_until:
-                    await self._finish()
-                else:
-                    await self.protocol.read_ahead()
+                await self._go_on(data)
             await self._linger()
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             return
@@ -233,8 +226,12 @@ class Connection(TCPServer):
             self._reading = None
             await self.protocol.handle(Closed())
 
-    async def _read(self) -> bytes:
-        """Handle what comes until we are woken, or at the end; then return what was read and not handled."""
+    async def _read(self) -> bytes | None:
+        """Handle what comes until we are woken, finished or at the end.
+
+        Returns:
+            What was read and not handled: ``b""`` is the end.
+        """
         assert self._reading is not None
         while True:
             self._is_waiting = True
@@ -247,7 +244,18 @@ class Connection(TCPServer):
                 return bytes(data)
             await self._handle(bytes(data))
             if self._finished:
-                return b""
+                return None
+
+    async def _go_on(self, data: bytes | None) -> None:
+        """Handle what has come, or what we were woken for."""
+        if self._finished:
+            return
+        if data is not None:
+            await self._handle(data)
+        elif trio.current_time() >= self._idle_until:
+            await self._finish()
+        else:
+            await self.protocol.read_ahead()
 
     async def _handle(self, data: bytes) -> None:
         await self.protocol.handle(RawData(data))

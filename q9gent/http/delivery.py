@@ -23,11 +23,15 @@ STREAM_HEADERS = {
 class Lane(Protocol):
     """A way to a client; ``OrdinaryLane`` is one, ``q9gent.http.lane`` has a faster one."""
 
-    express: Callable[[bytes], bool] | None
-    """See ``Outbox.take``; ``None`` where every send has to be waited for."""
+    @property
+    def express(self) -> Callable[[bytes], bool] | None:
+        """See ``Outbox.take``; ``None`` where every send has to be waited for."""
+        ...
 
-    sent_at: float
-    """When it last sent something (``trio.current_time``)."""
+    @property
+    def sent_at(self) -> float:
+        """When it last sent something (``trio.current_time``)."""
+        ...
 
     async def start(self, events: bytes) -> None:
         """Send the head, and what there is."""
@@ -94,7 +98,7 @@ async def deliver(outbox: Outbox, lane: Lane, *, heartbeat_seconds: float) -> No
     Cancellation: what was taken and not sent is lost, with the client it was for.
     """
     await lane.start(outbox.take_nowait())
-    while not outbox.is_finished:
+    while True:
         events: bytes | None = None
         with trio.CancelScope(deadline=lane.sent_at + heartbeat_seconds):
             events = await outbox.take(lane.express)

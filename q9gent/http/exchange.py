@@ -3,8 +3,8 @@
 The nursery is opened around the whole ASGI call, not inside a handler or a body generator: one that never
 starts never runs its ``finally``, and what it was to end would go on. The call's own task answers; a run is a
 second, started by a route. When the client goes, the nursery is cancelled, and with it the run; the call
-returns when its tree is dead. q9gent's own connection says so itself; under another server a third task listens
-for it.
+returns when its tree is dead. q9gent's own connection says so itself; under another server a third task
+listens for it.
 """
 
 from __future__ import annotations
@@ -197,9 +197,7 @@ class Exchange(TrioASGIHTTPConnection):
             lane: Lane = OrdinaryLane(send_start, send_part, send_last)
             if self._connection is not None and can_be_direct(self._connection, self.scope):
                 lane = DirectLane(self._connection, send_start, functools.partial(send_last, b""))
-            await deliver(
-                response.run.outbox, lane, heartbeat_seconds=self.app.settings.heartbeat_seconds
-            )
+            await deliver(response.run.outbox, lane, heartbeat_seconds=self.app.settings.heartbeat_seconds)
             return
         await send_start()
         whole = "content-length" in response.headers

@@ -41,7 +41,9 @@ def direct_connection(send: ASGISendCallable) -> Connection | None:
 
 def can_be_direct(connection: Connection, scope: HTTPScope) -> bool:
     """Tell whether an answer without a length to this request is sent in chunks that we may write."""
-    return HAS_PLAIN_IO and connection.is_plain and scope["http_version"] == "1.1" and scope["method"] != "HEAD"
+    return (
+        HAS_PLAIN_IO and connection.is_plain and scope["http_version"] == "1.1" and scope["method"] != "HEAD"
+    )
 
 
 def chunk(data: bytes) -> bytes:

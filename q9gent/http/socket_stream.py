@@ -62,7 +62,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
     def send_nowait(self, data: bytes) -> int:
         """Send what the system takes at once, and return how much that was.
 
-        Never while a ``send_all`` is in progress. A peer that is gone takes nothing: a ``send_all`` then says so.
+        Never while a ``send_all`` is in progress. A peer that is gone takes nothing: ``send_all`` says so.
         """
         fd = self.socket.fileno()
         if not HAS_PLAIN_IO or fd < 0:

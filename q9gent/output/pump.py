@@ -40,8 +40,8 @@ logger = get_logger("q9gent.run")
 class _Pump:
     """Reads a pipe until its end, or until stopped and empty.
 
-    With a hub it mostly rides: the hub reads and calls ``_take``, and no task wakes up. Where there is no hub,
-    or what was read has to wait for a disk, the pump's own task reads.
+    With a hub it mostly rides: the hub reads and calls ``_take``, and no task wakes up. Where there is no
+    hub, or what was read has to wait for a disk, the pump's own task reads.
     """
 
     def __init__(self, source: ByteSource, hub: Hub | None) -> None:
@@ -107,7 +107,7 @@ class _Pump:
                     self._riding.set()
                 return
             self._refused = output
-        except Exception as error:  # noqa: BLE001 (raised again in the pump's own task)
+        except Exception as error:
             self._failure = error
         self._hub.forget(self._source.fileno() or 0)
         self._riding.set()

@@ -57,7 +57,7 @@ def test_defect_inside_a_run_is_logged(
         await trio.to_thread.run_sync(gone.wait, DEADLINE_SECONDS)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(StdoutPump, "_handle", broken)
+    monkeypatch.setattr(StdoutPump, "run", broken)
     client = RawClient(running.address)
     client.send(spawn_bytes("!wait"))
     assert reached.wait(DEADLINE_SECONDS)
@@ -77,7 +77,7 @@ def test_client_gone_before_the_body_is_entered(running: Running, monkeypatch: p
         reached.set()
         await trio.sleep_forever()
 
-    monkeypatch.setattr(Exchange, "_send_start", never_start)
+    monkeypatch.setattr(Exchange, "_send", never_start)
     client = RawClient(running.address)
     client.send(spawn_bytes("!ignore-term\n!wait"))
     assert reached.wait(DEADLINE_SECONDS)

@@ -36,6 +36,9 @@ class OneReadSource:
     def __init__(self) -> None:
         self.readable = trio.Event()
 
+    def fileno(self) -> None:
+        return None
+
     async def receive(self, _: int) -> bytes:
         await self.readable.wait()
         return b"one\ntwo\n"
