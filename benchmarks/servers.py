@@ -144,5 +144,3 @@ def _end(process: subprocess.Popen[bytes], agent: str, contestant: Contestant, t
         for handle in left:
             with contextlib.suppress(psutil.Error):
                 handle.kill()
-
-
