@@ -127,6 +127,13 @@ def soak(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.soak", *session.posargs)
 
 
+@nox.session(python=DEFAULT)
+def bench(session: nox.Session) -> None:
+    """Figures of speed and memory, beside those of another server: ``nox -s bench -- --peer PATH``."""
+    session.install("-e", ".", *_group("bench"), *_group("e2e"))
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def wine(session: nox.Session) -> None:
     """The Windows code, on Windows's Python, under Wine: set up when first run, 4 minutes in all."""

@@ -1,4 +1,7 @@
-"""``python -m benchmarks``: q9gent beside another server, in alternation, as docs/how-to/benchmarks.md says."""
+"""``python -m benchmarks``: q9gent beside another server, in alternation within one run.
+
+docs/how-to/benchmarks.md says what each figure means.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -20,24 +24,26 @@ from benchmarks.workloads import WORKLOADS, Workload
 from benchmarks.workloads.realcli import find_claude
 
 ROUNDS = 5
+QUIET_LOAD = 0.5
 
 
-def arguments() -> argparse.Namespace:
-    """Read the command line."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
     names = [workload.name for workload in WORKLOADS]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "--peer", metavar="PATH", help="the server to compare with; without it the bare agent"
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("--peer", metavar="PATH", help="the server to compare with; else the bare agent")
     parser.add_argument("--only", nargs="+", metavar="WORKLOAD", choices=names, help=", ".join(names))
     parser.add_argument("--rounds", type=int, help=f"samples of each server and workload ({ROUNDS})")
     parser.add_argument(
-        "--quick", action="store_true", help="small samples, one round: to see that all works"
+        "--quick", action="store_true", help="small samples, judged by nothing: to see that all works"
     )
     parser.add_argument("--json", metavar="FILE", help="write all samples")
     parser.add_argument("--plot", metavar="FILE", help="draw the ratios (needs matplotlib)")
+    parser.add_argument(
+        "--claude", metavar="PATH", help="the CLI for realcli; else the bundled or installed one"
+    )
     parser.add_argument("--python", metavar="PATH", default=sys.executable, help="the one that has q9gent")
-    return parser.parse_args()
+    return parser
 
 
 def sample(workload: Workload, contestant: Contestant | None, tools: Tools) -> dict[str, float]:
@@ -84,14 +90,16 @@ def measure(options: argparse.Namespace, tools: Tools, results: Results) -> None
 
 def main() -> int:
     """Measure, report, and return the exit status: 1 if a figure of q9gent's could not be taken."""
-    options = arguments()
+    options = make_parser().parse_args()
     if sys.platform != "linux":
         raise SystemExit("the benchmarks need Linux: they read /proc")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a thousand streams, here and in the servers
-    results = Results()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like ^C: nothing may stay alive
+    busy = os.getloadavg()[0]
+    results = Results(judged=not options.quick)
     with tempfile.TemporaryDirectory(prefix="q9gent-bench-") as folder:
-        claude = find_claude()
+        claude = os.path.abspath(options.claude) if options.claude else find_claude()
         tools = Tools(folder, build("agent", folder), build("load", folder), options.quick, claude)
         try:
             measure(options, tools, results)
@@ -101,8 +109,17 @@ def main() -> int:
             kill_all(tools.agent)
     other = "peer" if options.peer else "bare"
     print(table(results, other))
+    if busy > QUIET_LOAD:
+        print(
+            f"the machine was busy before (load {busy:.1f}): figures waver, ratios less so", file=sys.stderr
+        )
     if options.json:
-        about = {"python": platform.python_version(), "machine": platform.platform(), "cpus": os.cpu_count()}
+        about = {
+            "python": options.python,
+            "machine": platform.platform(),
+            "cpus": os.cpu_count(),
+            "load": busy,
+        }
         with open(options.json, "w") as file:
             json.dump({**about, **results.as_json()}, file, indent=1)
     if options.plot:

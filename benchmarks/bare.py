@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks.servers import BrokenRun, Tools
@@ -16,7 +17,7 @@ DEADLINE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class BareTurn:
-    """One run of the agent: seconds to the first bytes and to the end, and how much came."""
+    """One run of a program: seconds to the first bytes and to the end, and how much came."""
 
     first_seconds: float
     seconds: float
@@ -25,15 +26,33 @@ class BareTurn:
 
 
 def run_agent(tools: Tools, prompt: str) -> BareTurn:
-    """Run the agent once.
+    """Run the agent of the measurements once; see ``run_program``."""
+    return run_program([tools.agent, "-p", prompt])
+
+
+def run_program(
+    command: list[str], *, cwd: str | None = None, environment: Mapping[str, str] | None = None
+) -> BareTurn:
+    """Run a program once and read all that it prints.
+
+    Args:
+        command: Its command line.
+        cwd: The folder that it runs in.
+        environment: Further environment variables.
 
     Raises:
-        BrokenRun: It has failed, or not ended within ``DEADLINE_SECONDS``.
+        BrokenRun: It has failed, or was silent for ``DEADLINE_SECONDS``.
     """
     begin = time.monotonic()
     first, lines, size = 0.0, 0, 0
     with subprocess.Popen(
-        [tools.agent, "-p", prompt], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0
+        command,
+        cwd=cwd,
+        env={**os.environ, **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
     ) as process:
         assert process.stdout is not None
         try:

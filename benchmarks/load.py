@@ -61,7 +61,7 @@ class Load:
             raise BrokenRun("not all streams have begun")
         line = self._process.stdout.readline()
         if line.strip() != "ready":
-            raise BrokenRun(f"a stream failed at its start: {line.strip()}; {tail(self._log)}")
+            raise BrokenRun(f"a stream had ended before the last had begun: {line.strip()}")
 
     def turns(self) -> list[Turn]:
         """Wait until all is done, and return the turns.

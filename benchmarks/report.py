@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from benchmarks.results import Results, Spread, Verdict
 
 HEADINGS = ("figure", "q9gent (min-max)", "other (min-max)", "ratio (min-max)", "to reach", "holds")
@@ -27,8 +29,9 @@ def table(results: Results, other: str) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
+    failed = Counter((name, server, why) for name, server, _round, why in results.broken)
     lines += [
-        f"no figure: {name}, {server}, round {number}: {why}" for name, server, number, why in results.broken
+        f"no figure: {name}, {server} ({count}x): {why}" for (name, server, why), count in failed.items()
     ]
     return "\n".join(line.rstrip() for line in lines)
 
@@ -50,7 +53,8 @@ def _wanted(told: list[Verdict]) -> tuple[str, str]:
 
 def _judged(verdict: Verdict) -> str:
     word = WORDS[verdict.holds]
-    return word if verdict.value is None else f"{word} ({number(verdict.value)})"
+    without = f", {verdict.broken} rounds without a figure" if verdict.broken else ""
+    return word if verdict.value is None else f"{word} ({number(verdict.value)}{without})"
 
 
 def _spread(spread: Spread | None) -> str:

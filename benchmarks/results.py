@@ -29,6 +29,8 @@ class Verdict:
 
     target: Target
     value: float | None
+    broken: int = 0
+    """How many rounds of q9gent's gave no figure."""
 
     @property
     def holds(self) -> bool | None:
@@ -40,6 +42,8 @@ class Verdict:
 class Results:
     """All samples of a run of the benchmarks."""
 
+    judged: bool = True
+    """Whether the samples are large enough to be compared with the targets."""
     samples: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
     """By figure, by server, by round."""
     broken: list[tuple[str, str, int, str]] = field(default_factory=list)
@@ -73,10 +77,14 @@ class Results:
             reached = self.ratio(target.figure, "q9gent", target.figure, target.to)
         else:
             reached = self.ratio(target.figure, "q9gent", target.to, "q9gent")
-        return Verdict(target, reached.median if reached else None)
+        workload = target.figure.partition(".")[0]
+        broken = sum((name, server) == (workload, "q9gent") for name, server, *_ in self.broken)
+        return Verdict(target, reached.median if reached else None, broken)
 
     def verdicts(self) -> list[Verdict]:
         """Judge every target of a workload that was measured or that failed."""
+        if not self.judged:
+            return []
         measured = {figure.partition(".")[0] for figure in self.samples} | {name for name, *_ in self.broken}
         return [self.verdict(target) for target in TARGETS if target.figure.partition(".")[0] in measured]
 
@@ -94,6 +102,7 @@ class Results:
                     "wanted": str(verdict.target),
                     "value": verdict.value,
                     "holds": verdict.holds,
+                    "broken_rounds": verdict.broken,
                 }
                 for verdict in self.verdicts()
             ],

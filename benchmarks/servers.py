@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from benchmarks.processes import Cpu, Memory, helpers_of, kill_all, read_cpu, read_memory
+from benchmarks.processes import Cpu, Memory, kill_all, read_cpu, read_memory
+from benchmarks.soak import descendants
 
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
@@ -103,7 +104,7 @@ def started(
         if process.poll() is not None:
             raise BrokenRun(f"the server ended by itself: {tail(log)}")
     finally:
-        _end(process, agent, contestant, tools)
+        _end(process, contestant, tools)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -125,10 +126,10 @@ def _listening_port(process: subprocess.Popen[bytes], log: str) -> int:
     raise BrokenRun(f"the server does not listen: {tail(log)}")
 
 
-def _end(process: subprocess.Popen[bytes], agent: str, contestant: Contestant, tools: Tools) -> None:
-    helpers = helpers_of(process.pid, agent) if process.poll() is None else []
+def _end(process: subprocess.Popen[bytes], contestant: Contestant, tools: Tools) -> None:
+    """End a server, and whatever of its processes then is left: a peer need not end them itself."""
     handles = []
-    for pid in helpers:
+    for pid in descendants(process.pid) if process.poll() is None else []:
         with contextlib.suppress(psutil.Error):
             handles.append(psutil.Process(pid))  # knows its start time, so that no other gets the signal
     if process.poll() is None:
@@ -140,7 +141,7 @@ def _end(process: subprocess.Popen[bytes], agent: str, contestant: Contestant, t
         process.wait()
     finally:
         kill_all(tools.agent)
-        _, left = psutil.wait_procs(handles, timeout=STOP_SECONDS)
+        _, left = psutil.wait_procs(handles, timeout=STOP_SECONDS if contestant.ends_runs else 0)
         for handle in left:
             with contextlib.suppress(psutil.Error):
                 handle.kill()

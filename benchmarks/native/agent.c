@@ -9,21 +9,12 @@
  * the type "result", as the CLI's has. Other arguments are ignored.
  */
 #define _GNU_SOURCE
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
-#define SECOND 1000000000LL
-
-static int64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * SECOND + time.tv_nsec;
-}
+#include "clock.h"
 
 /* Print one line of that many bytes, or as short as it can be. */
 static void print_line(long number, long count, long bytes)

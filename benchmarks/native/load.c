@@ -15,17 +15,17 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
-#define SECOND 1000000000LL
+#include "clock.h"
+#include "lines.h"
+
 #define HEAD_BYTES 16384
 #define READ_BYTES (1 << 18)
 #define MOST_FAILURES 5000
@@ -38,11 +38,10 @@ struct connection {
     int reused, keep, heard, ready, completed, status;
     long turns;
     int64_t start, first, events, bytes;
-    size_t left;               /* of the chunk */
-    size_t head_length;        /* of what head holds: the response's head, then a line of the framing */
+    size_t left;        /* of the chunk */
+    size_t head_length; /* of what head holds: the response's head, then a line of the framing */
     char head[HEAD_BYTES + 1];
-    char *line;                /* an event that is not whole yet */
-    size_t line_length, line_room;
+    struct lines lines;
 };
 
 static struct sockaddr_in address = {.sin_family = AF_INET};
@@ -53,13 +52,6 @@ static int64_t until, deadline;
 static char request[4096];
 static size_t request_length;
 static FILE *stamps;
-
-static int64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * SECOND + time.tv_nsec;
-}
 
 static void begin_turn(struct connection *c);
 
@@ -91,7 +83,7 @@ static void end_turn(struct connection *c, const char *why)
 
 static void send_request(struct connection *c)
 {
-    c->head_length = c->line_length = 0;
+    c->head_length = c->lines.length = 0;
     c->state = HEAD;
     /* A few hundred bytes into an empty socket buffer: never cut short. A stale connection shows when read. */
     if (send(c->fd, request, request_length, MSG_NOSIGNAL) < 0 && !c->reused)
@@ -128,18 +120,6 @@ static void begin_turn(struct connection *c)
     }
 }
 
-static int begins(const char *text, size_t length, const char *with)
-{
-    size_t wanted = strlen(with);
-    return length >= wanted && memcmp(text, with, wanted) == 0;
-}
-
-static int ends(const char *text, size_t length, const char *with)
-{
-    size_t wanted = strlen(with);
-    return length >= wanted && memcmp(text + length - wanted, with, wanted) == 0;
-}
-
 /* Take one line of the stream: an event, the empty line after it, or a comment. */
 static void take_line(struct connection *c, const char *line, size_t length, int64_t time)
 {
@@ -171,27 +151,10 @@ static void take_line(struct connection *c, const char *line, size_t length, int
 
 static void take_body(struct connection *c, const char *data, size_t length, int64_t time)
 {
-    const char *newline;
-    while (length && (newline = memchr(data, '\n', length))) {
-        size_t piece = newline - data + 1;
-        if (c->line_length) {
-            if (c->line_length + piece > c->line_room)
-                c->line = realloc(c->line, c->line_room = c->line_length + piece + 4096);
-            memcpy(c->line + c->line_length, data, piece);
-            take_line(c, c->line, c->line_length + piece - 1, time);
-            c->line_length = 0;
-        } else {
-            take_line(c, data, piece - 1, time);
-        }
-        data += piece;
-        length -= piece;
-    }
-    if (length) {
-        if (c->line_length + length > c->line_room)
-            c->line = realloc(c->line, c->line_room = c->line_length + length + 4096);
-        memcpy(c->line + c->line_length, data, length);
-        c->line_length += length;
-    }
+    const char *line;
+    size_t line_length;
+    while (length && (line = next_line(&c->lines, &data, &length, &line_length)))
+        take_line(c, line, line_length, time);
 }
 
 /* Collect bytes until those collected end with `mark`; return how many were taken, or -1 if too many. */

@@ -6,28 +6,24 @@ import contextlib
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
+from functools import partial
 from statistics import median
 
+from benchmarks.bare import run_program
 from benchmarks.load import run_turns
 from benchmarks.servers import BrokenRun, Contestant, Tools, started
 
-TURNS = 3
-TURN_SECONDS = 60.0
+TURNS = 5
 LINES = 3  # system, assistant, result
-STAND_IN = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "tests", "e2e"
-)
+CHECKOUT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+STAND_IN = os.path.join(CHECKOUT, "tests", "e2e")
 
 
 def find_claude() -> str | None:
-    """Return the CLI: the one named by ``Q9GENT_E2E_CLAUDE``, the one bundled by claude-agent-sdk, or any."""
-    if named := os.environ.get("Q9GENT_E2E_CLAUDE"):
-        return shutil.which(named)
+    """Return the CLI: the one that claude-agent-sdk bundles, or the one on the path."""
     package = importlib.util.find_spec("claude_agent_sdk")
     for folder in (package.submodule_search_locations or []) if package else []:
         path = os.path.join(folder, "_bundled", "claude")
@@ -63,9 +59,7 @@ def turn(contestant: Contestant, tools: Tools) -> dict[str, float]:
         environment(tools) as extra,
         started(contestant, tools, agent=tools.claude, environment=extra) as server,
     ):
-        done = run_turns(server, tools, "hello", LINES, turns=1 + (1 if tools.quick else TURNS), fresh=True)[
-            1:
-        ]
+        done = run_turns(server, tools, "hello", LINES, turns=1 + _count(tools), fresh=True)[1:]
     return {
         "turn_ms": median(each.seconds for each in done) * 1e3,
         "first_byte_ms": median(each.first_seconds for each in done) * 1e3,
@@ -75,27 +69,18 @@ def turn(contestant: Contestant, tools: Tools) -> dict[str, float]:
 def bare_turn(tools: Tools) -> dict[str, float]:
     """The same turns without a server."""
     assert tools.claude is not None
-    walls, firsts = [], []
+    command = [tools.claude, "-p", "hello", "--output-format", "stream-json", "--verbose"]
     with environment(tools) as extra:
-        for _number in range(1 + (1 if tools.quick else TURNS)):
-            folder = tempfile.mkdtemp(dir=tools.folder)
-            begin = time.monotonic()
-            with subprocess.Popen(
-                [tools.claude, "-p", "hello", "--output-format", "stream-json", "--verbose"],
-                cwd=folder,
-                env={**os.environ, **extra},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            ) as process:
-                try:
-                    assert process.stdout is not None
-                    first = os.read(process.stdout.fileno(), 65536)
-                    firsts.append(time.monotonic() - begin)
-                    rest, _ = process.communicate(timeout=TURN_SECONDS)
-                finally:
-                    process.kill()
-            walls.append(time.monotonic() - begin)
-            if process.returncode or (first + rest).count(b"\n") != LINES:
-                raise BrokenRun(f"the CLI ended with {process.returncode}: {(first + rest)[-300:]!r}")
-    return {"turn_ms": median(walls[1:]) * 1e3, "first_byte_ms": median(firsts[1:]) * 1e3}
+        folder = tempfile.mkdtemp(dir=tools.folder)
+        run = partial(run_program, command, cwd=folder, environment=extra)
+        done = [run() for _ in range(1 + _count(tools))]
+    if any(each.lines != LINES for each in done):
+        raise BrokenRun(f"the CLI printed not {LINES} lines")
+    return {
+        "turn_ms": median(each.seconds for each in done[1:]) * 1e3,
+        "first_byte_ms": median(each.first_seconds for each in done[1:]) * 1e3,
+    }
+
+
+def _count(tools: Tools) -> int:
+    return 1 if tools.quick else TURNS

@@ -38,8 +38,8 @@ def bare_burst(tools: Tools, *, lines: int, size: int) -> dict[str, float]:
 
 def live(contestant: Contestant, tools: Tools, *, streams: int) -> dict[str, float]:
     """Streams at 50 lines a second each, all started at once."""
-    window_seconds = 0.5 if tools.quick else 4.0
-    begin_seconds = 2.0 + streams / 100  # for all streams to begin, before the first one's lines are over
+    streams, window_seconds = (min(streams, 20), 0.5) if tools.quick else (streams, 4.0)
+    begin_seconds = 1.0 + streams / 50  # for all streams to begin, before the first one's lines are over
     count = int(LINES_A_SECOND * (begin_seconds + SETTLE_SECONDS + window_seconds))
     with started(contestant, tools) as server:
         warm_up(server, tools)
@@ -54,7 +54,7 @@ def live(contestant: Contestant, tools: Tools, *, streams: int) -> dict[str, flo
             stamps = list(load.stamps())
     events = sum(before.at <= read < after.at for _made, read in stamps)
     expected = streams * LINES_A_SECOND * (after.at - before.at) / 1e9
-    if not 1 - TOLERANCE < events / expected < 1 + TOLERANCE:
+    if abs(events / expected - 1) > TOLERANCE and not tools.quick:
         raise BrokenRun(f"{events} events came in a window that should have had {expected:.0f}")
     steady = [(read - made) / 1e6 for made, read in stamps if before.at + EDGE_NANOSECONDS <= made < after.at]
     whole = [(read - made) / 1e6 for made, read in stamps]

@@ -14,7 +14,8 @@ WARM_SECONDS = 1.5
 
 def turns(contestant: Contestant, tools: Tools, *, clients: int) -> dict[str, float]:
     """Clients that each make one short turn after another."""
-    warm, seconds = (0.2, 0.5) if tools.quick else (WARM_SECONDS, 5.0)
+    warm, seconds = (0.3, 1.0) if tools.quick else (WARM_SECONDS, 5.0)
+    clients = min(clients, 16) if tools.quick else clients
     with started(contestant, tools) as server:
         warm_up(server, tools)
         before = server.cpu()

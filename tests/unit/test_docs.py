@@ -54,6 +54,8 @@ FLAGS_OF_OTHERS = {
         "--restricted",
     ),
     *("--session-id", "--system-prompt-snapshot", "--tools", "--verbose"),
+    # the benchmarks
+    *("--claude", "--json", "--only", "--peer", "--plot", "--python", "--quick", "--rounds"),
     # curl; a placeholder
     *("--cacert", "--cert", "--unix-socket", "--option"),
 }
