@@ -41,17 +41,20 @@ class Admission:
 
         Cancellation: gives the place, or the wait, up.
         """
+        try:
+            self._places.acquire_nowait()
+        except trio.WouldBlock:
+            await self._wait()
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    async def _wait(self) -> None:
         with trio.move_on_after(self._queue_seconds) as wait:
-            try:
-                self._places.acquire_nowait()
-            except trio.WouldBlock:
-                await self._places.acquire()
+            await self._places.acquire()
         if wait.cancelled_caught:
             raise AtCapacity(
                 f"{self._max_runs} runs are live, and none ended within {self._queue_seconds:g} s",
                 retry_after_seconds=max(1, math.ceil(self._queue_seconds)),
             )
-        try:
-            yield
-        finally:
-            self._places.release()

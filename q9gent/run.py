@@ -6,6 +6,7 @@ written, then whoever asked for the end is answered.
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
 from typing import TYPE_CHECKING
@@ -123,16 +124,18 @@ class Run:
             task_status.started(self)
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._pump, self._stdout)
-                    nursery.start_soon(self._pump, stderr)
+                    pumps = (self._stdout, stderr)
+                    for pump in pumps:
+                        pump.start(functools.partial(nursery.start_soon, self._pump, pump))
                     if self._settings.max_run_seconds is not None:
                         nursery.start_soon(self._limit_time, self._settings.max_run_seconds)
                     try:
                         await self._watch(tree)
                     finally:
                         await self._end(tree)
-                        self._stdout.stop()
-                        stderr.stop()
+                        for pump in pumps:
+                            if pump.stop():
+                                await self._pump(pump)
                         nursery.cancel_scope.cancel()  # the deadline; the pumps are shielded
             finally:
                 self.conclude()
@@ -153,8 +156,9 @@ class Run:
         with trio.CancelScope(shield=True):  # bounded: see Tree.end
             try:
                 self._death = await tree.end(self._settings.grace_seconds)
-                with trio.move_on_after(1):  # it is known by now, or never will be
-                    self._status = self._status or await tree.wait_exited()
+                if self._status is None:
+                    with trio.move_on_after(1):  # it is known by now, or never will be
+                        self._status = await tree.wait_exited()
             except ContainmentLost as error:
                 self.end("internal", str(error))
             except Exception:

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING
 
 import trio
 from hypercorn.events import Closed, RawData, Updated
-from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from q9gent.http.http1 import Http1
+from q9gent.http.inbox import InboxTaskGroup
 from q9gent.http.socket_stream import SocketStream
 from q9gent.log import get_logger
 
@@ -134,7 +134,7 @@ class Connection(TCPServer):
             raw.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
         client = parse_socket_addr(raw.family, raw.getpeername())  # fails for one that is gone already
         server = parse_socket_addr(raw.family, raw.getsockname())
-        async with TaskGroup() as task_group:
+        async with InboxTaskGroup() as task_group:
             self._task_group = task_group
             self.protocol = Http1(
                 self.app,

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import h11
 import msgspec
 from hypercorn.events import Closed, RawData, Updated
-from hypercorn.protocol.events import Body, EndBody
+from hypercorn.protocol.events import Body, EndBody, Request
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,16 +96,31 @@ class Http1(H11Protocol):
                 await self.stream.handle(EndBody(stream_id=STREAM_ID))
 
     async def _begin(self, request: h11.Request) -> None:
+        """Start answering a request, whatever it would like to upgrade to."""
         await self.send(Updated(idle=False))
-        upgradeless = [pair for pair in request.headers.raw_items() if pair[0].lower() != b"upgrade"]
-        await self._create_stream(
-            h11.Request(
-                method=request.method,
-                target=request.target,
-                headers=upgradeless,
-                http_version=request.http_version,
+        stream = self.stream = HTTPStream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        await stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=request.target,
+                state=self.connection_state,
             )
         )
+        self.keep_alive_requests += 1
+        await self.context.mark_request()
 
     async def _send_error_response(self, status_code: int) -> None:
         text = ERROR_TEXTS.get(status_code, ERROR_TEXTS[400])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quart import Response
 
     from q9gent.http.app import Q9gentApp
+    from q9gent.http.body import BodyRequest
     from q9gent.run import Run
     from q9gent.sessions import Session
 
@@ -95,10 +96,10 @@ async def _read(kind: type[_RequestT]) -> _RequestT:
     seconds = _app().settings.body_seconds
     try:
         with trio.fail_after(seconds):
-            body = await request.get_data(cache=False)
+            body = await cast("BodyRequest", request).body
     except trio.TooSlowError:
         raise BodyTimeout(seconds) from None
-    return decode_request(cast("bytes", body), kind)
+    return decode_request(body, kind)
 
 
 async def _stream(order: Order) -> Response:

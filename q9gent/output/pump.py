@@ -17,6 +17,8 @@ from q9gent.wire.events import encode_output
 from q9gent.wire.lines import LineFramer, LineTooLong
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from q9gent.containment import Tree
     from q9gent.containment.protocol import ByteSource
     from q9gent.hub import Hub
@@ -40,28 +42,45 @@ logger = get_logger("q9gent.run")
 class _Pump:
     """Reads a pipe until its end, or until stopped and empty.
 
-    With a hub it mostly rides: the hub reads and calls ``_take``, and no task wakes up. Where there is no
-    hub, or what was read has to wait for a disk, the pump's own task reads.
+    With a hub it mostly *rides*: the hub reads and calls ``_take``, and no task is needed. Where there is no
+    hub, or what was read has to wait for a disk, a task reads, until the pump can ride again.
     """
 
     def __init__(self, source: ByteSource, hub: Hub | None) -> None:
         self._source = source
         self._hub = hub if source.fileno() is not None else None
+        self._need_task: Callable[[], None] = lambda: None
         self._receiving: trio.CancelScope | None = None
-        self._riding: trio.Event | None = None
+        self._riding = False
         self._failure: Exception | None = None
         self._refused = b""
         self._at_end = False
         self._stopped = False
 
+    def start(self, need_task: Callable[[], None]) -> None:
+        """Begin to read.
+
+        Args:
+            need_task: Called whenever ``run`` is needed, in a task that it starts.
+        """
+        self._need_task = need_task
+        if not self._ride():
+            need_task()
+
     async def run(self) -> None:
-        """Read until the end."""
-        with trio.CancelScope(shield=True):  # bounded: the run stops us when its tree is dead
+        """Read until the end, or until the pump can ride.
+
+        Cancellation: it goes on, until ``stop``.
+        """
+        with trio.CancelScope(shield=True):
+            if self._failure is not None:
+                raise self._failure
+            refused, self._refused = self._refused, b""
+            await self._put(refused)
             while not self._stopped and not self._at_end:
-                if self._hub is not None and self._may_ride():
-                    await self._ride(self._hub)
-                else:
-                    await self._read()
+                if self._ride():
+                    return
+                await self._read()
             while self._stopped and not self._at_end and (data := self._source.receive_nowait(READ_BYTES)):
                 await self._put(self._digest(data))
             await self._put(self._digest_rest())
@@ -72,53 +91,56 @@ class _Pump:
             data = await self._source.receive(READ_BYTES)
         if self._receiving.cancelled_caught:
             return
-        self._at_end = not data
         self._receiving = None
+        self._at_end = not data
         await self._put(self._digest(data))
 
-    async def _ride(self, hub: Hub) -> None:
+    def _ride(self) -> bool:
+        """Have the hub read, if it can now."""
         fd = self._source.fileno()
-        assert fd is not None
+        if self._hub is None or fd is None or not self._may_ride():
+            return False
         try:
-            hub.add(fd, self._take)
-        except OSError:  # the system watches enough; each pipe alone takes less
+            self._hub.add(fd, self._take)
+        except OSError:  # the system watches enough already: a task of its own takes less
             self._hub = None
-            return
-        self._riding = trio.Event()
-        try:
-            await self._riding.wait()
-        finally:
-            self._riding = None
-            hub.forget(fd)
-        if self._failure is not None:
-            raise self._failure
-        refused, self._refused = self._refused, b""
-        await self._put(refused)
+            return False
+        self._riding = True
+        return True
+
+    def _get_off(self) -> None:
+        assert self._hub is not None
+        self._riding = False
+        self._hub.forget(self._source.fileno() or 0)
 
     def _take(self, data: bytes) -> None:
         """Be handed what the hub has read."""
-        assert self._hub is not None
-        assert self._riding is not None
         self._at_end = not data
         try:
-            output = self._digest(data)
+            output = self._digest_rest() if self._at_end else self._digest(data)
             if not output or self._offer(output):
                 if self._at_end:
-                    self._riding.set()
+                    self._get_off()
                 return
             self._refused = output
-        except Exception as error:
+        except Exception as error:  # raised again where ``run`` runs
             self._failure = error
-        self._hub.forget(self._source.fileno() or 0)
-        self._riding.set()
+        self._get_off()
+        self._need_task()
 
-    def stop(self) -> None:
-        """Read what is there and end: the tree is dead, nobody can write any more."""
+    def stop(self) -> bool:
+        """Read no more than what is there: the tree is dead, nobody can write any more.
+
+        Returns:
+            Whether ``run`` has to be called for that; else its task does it, or nothing is left.
+        """
         self._stopped = True
-        if self._riding is not None:
-            self._riding.set()
         if self._receiving is not None:
             self._receiving.cancel()
+        if self._riding:
+            self._get_off()
+            return True
+        return False
 
     def _may_ride(self) -> bool:
         return True
