@@ -18,6 +18,7 @@ from q9gent.containment.protocol import SpawnError
 from q9gent.errors import (
     AtCapacity,
     ProcessSpawnFailed,
+    Q9gentError,
     RunNotFound,
     SessionBusy,
     SessionStoreFailed,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from q9gent.agent import AgentProgram
     from q9gent.containment.protocol import Containment
     from q9gent.ending import Ending
+    from q9gent.observer import RunObserver
     from q9gent.sessions import SessionStore
     from q9gent.settings import Settings
 
@@ -85,12 +87,19 @@ class Runs:
     """All live runs of a server."""
 
     def __init__(
-        self, settings: Settings, containment: Containment, agent: AgentProgram, store: SessionStore
+        self,
+        settings: Settings,
+        containment: Containment,
+        agent: AgentProgram,
+        store: SessionStore,
+        *,
+        observer: RunObserver | None = None,
     ) -> None:
         self._settings = settings
         self._containment = containment
         self._agent = agent
         self._store = store
+        self._observer = observer
         self._admission = Admission(settings.max_runs, settings.queue_seconds)
         self._by_id: dict[str, Run] = {}
         self._by_session: dict[str, Run] = {}
@@ -99,7 +108,15 @@ class Runs:
 
     def prepare(self, order: Order) -> Run:
         """Return a run that is not started, and holds nothing."""
-        return Run(self._settings, session_id=order.locked_session, agent_type=order.agent_type)
+        run = Run(
+            self._settings,
+            session_id=order.locked_session,
+            agent_type=order.agent_type,
+            observer=self._observer,
+        )
+        if self._observer is not None:
+            self._observer.prepared(run)
+        return run
 
     async def execute(
         self,
@@ -185,7 +202,13 @@ class Runs:
         self._by_id[run.run_id] = run
         try:
             yield
+        except Q9gentError as error:
+            if self._observer is not None:
+                self._observer.failed(error)
+            raise
         finally:
+            if self._observer is not None:
+                self._observer.ended(run)
             del self._by_id[run.run_id]
             if run.session_id is not None:
                 del self._by_session[run.session_id]
@@ -206,6 +229,11 @@ class Runs:
     def is_live(self, session_id: str) -> bool:
         """Tell whether a session has a live run."""
         return session_id in self._by_session
+
+    @property
+    def waiting(self) -> int:
+        """How many of the live runs wait for a place."""
+        return self._admission.waiting
 
     def live(self) -> list[Run]:
         """Return the live runs, the oldest first."""
