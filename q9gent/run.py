@@ -215,6 +215,12 @@ class Run:
         self.dead.set()
         self.outbox.finish(encode_event(ending.terminal_event()))
         log = logger.info if ending.code is None else logger.warning
-        log("run ended", lines=self.lines, bytes=self.bytes, **ending.facts())
+        log(
+            "run ended",
+            session_id=self.session_id,
+            lines=self.lines,
+            bytes=self.bytes,
+            **ending.facts(),
+        )
         if ending.code is None and (self._stdout is None or not self._stdout.saw_result):
             logger.warning("exit status 0 without a result line: the turn may be incomplete")

@@ -51,6 +51,10 @@ STORE_SECONDS = 5.0
 """For removing the session of a run that never started; a dead network disk must not hold its end up."""
 
 
+PROMPT_LOG_CHARACTERS = 8 * 1024
+"""A longer prompt is cut in the log: it may have megabytes, and collectors of logs split long lines."""
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """A turn that was asked for.
 
@@ -152,6 +156,10 @@ class Runs:
         features = AgentFeatures()
         if needs_features(order.request, order.turn):
             features = await self._agent.features(self._containment)
+        if self._settings.log_prompts:
+            prompt = order.request.prompt
+            cut = len(prompt) > PROMPT_LOG_CHARACTERS
+            logger.info("run started", prompt=prompt[:PROMPT_LOG_CHARACTERS], cut=cut)
         launch = build_launch(order.request, order.turn, agent=self._agent.find(), features=features)
         tree = self._containment.open_tree(launch, grace_seconds=self._settings.grace_seconds)
         try:
@@ -205,6 +213,12 @@ class Runs:
         except Q9gentError as error:
             if self._observer is not None:
                 self._observer.failed(error)
+            raise
+        except BaseException as error:
+            # Cancelled while it waited for its start: with the request, so nobody went on to conclude it.
+            if run.ending is None and not isinstance(error, Exception):
+                run.end("disconnected")
+                run.conclude()
             raise
         finally:
             if self._observer is not None:

@@ -8,6 +8,7 @@ import msgspec
 import trio
 from quart import Blueprint, current_app, request
 from quart_trio.wrappers import TrioResponse
+from structlog.contextvars import bind_contextvars
 
 from q9gent._version import __version__
 from q9gent.errors import BodyTimeout, RunNotFound, SessionBusy, SessionNotFound, UnsupportedMedia
@@ -112,7 +113,9 @@ async def _read(kind: type[_RequestT]) -> _RequestT:
 
 async def _stream(order: Order) -> Response:
     exchange = cast("Exchange", request.scope[EXCHANGE_KEY])  # type: ignore[literal-required]
-    return await exchange.start_run(order)
+    response = await exchange.start_run(order)
+    bind_contextvars(run_id=response.run.run_id)  # what this task logs from here on is the run's
+    return response
 
 
 async def _load(session_id: str) -> Session:
