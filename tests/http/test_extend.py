@@ -53,8 +53,8 @@ class Served:
 def _ports(program: Program) -> list[int]:
     """Where a program listens, if it does yet."""
     assert program.process.poll() is None, f"{program.out}\n{program.err}"
-    connections = psutil.Process(program.process.pid).net_connections("tcp")
-    return [one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN]
+    found = [one for one in psutil.net_connections("tcp") if one.pid == program.process.pid]
+    return [one.laddr.port for one in found if one.status == psutil.CONN_LISTEN]
 
 
 @pytest.fixture

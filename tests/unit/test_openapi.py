@@ -142,7 +142,9 @@ def answer_types() -> set[type[msgspec.Struct]]:
 
 
 @pytest.mark.parametrize(
-    "kind", [*answer_types(), SpawnRequest, MessageRequest], ids=lambda kind: kind.__name__
+    "kind",
+    [*sorted(answer_types(), key=lambda kind: kind.__name__), SpawnRequest, MessageRequest],
+    ids=lambda kind: kind.__name__,
 )
 def test_every_struct_is_described(kind: type[msgspec.Struct]) -> None:
     """Each field by its encoded name, and whether it is required."""
