@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import trio
-from raw_client import DEADLINE_SECONDS
+from raw_client import DEADLINE_SECONDS, request_bytes
 
 import q9gent
 from q9gent import Settings, create_app
@@ -83,3 +84,41 @@ def test_it_returns_when_stopped_and_has_closed_its_port(how: str, tmp_path: Pat
 
     trio.run(main)
     assert called == (["begin", "end"] if how == "triggered" else ["begin"])
+
+
+def test_an_added_route_streams_and_is_cancelled_with_its_client(tmp_path: Path) -> None:
+    """Each part is sent when it is made; who goes ends what the route waits for."""
+    app = create_app(Settings(**LOCAL, session_dir=str(tmp_path)))
+    ended = trio.Event()
+
+    @app.get("/ticks")
+    async def ticks() -> AsyncIterator[bytes]:
+        async def parts() -> AsyncIterator[bytes]:
+            try:
+                yield b"first"
+                await trio.sleep_forever()
+            finally:
+                ended.set()
+
+        return parts()
+
+    async def main() -> None:
+        stop = trio.Event()
+
+        async def serve(task_status: trio.TaskStatus[list[str]]) -> None:
+            await q9gent.serve(app, shutdown_trigger=stop.wait, task_status=task_status)
+
+        with trio.fail_after(DEADLINE_SECONDS):
+            async with trio.open_nursery() as nursery:
+                (url,) = await nursery.start(serve)
+                stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+                async with stream:
+                    await stream.send_all(request_bytes("GET", "/ticks"))
+                    received = b""
+                    while b"first" not in received:
+                        received += await stream.receive_some()
+                    assert not ended.is_set()
+                await ended.wait()
+                stop.set()
+
+    trio.run(main)
