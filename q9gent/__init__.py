@@ -19,17 +19,35 @@ from q9gent._version import __version__
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
+    from q9gent.cli.options import settings_from_environment
     from q9gent.http.app import create_app
+    from q9gent.http.embedding import StartError, serve
+    from q9gent.http.serve import BindError
     from q9gent.sessions import Session, SessionStore
     from q9gent.settings import Settings
 
-__all__ = ["Session", "SessionStore", "Settings", "__version__", "app", "create_app"]
+__all__ = [
+    "BindError",
+    "Session",
+    "SessionStore",
+    "Settings",
+    "StartError",
+    "__version__",
+    "app",
+    "create_app",
+    "serve",
+    "settings_from_environment",
+]
 
 _HOMES = {
+    "BindError": "q9gent.http.serve",
     "Session": "q9gent.sessions",
     "SessionStore": "q9gent.sessions",
     "Settings": "q9gent.settings",
+    "StartError": "q9gent.http.embedding",
     "create_app": "q9gent.http.app",
+    "serve": "q9gent.http.embedding",
+    "settings_from_environment": "q9gent.cli.options",
 }
 
 

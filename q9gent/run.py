@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from q9gent.containment.protocol import ExitStatus, Tree
     from q9gent.hub import Hub
+    from q9gent.observer import RunObserver
     from q9gent.settings import Settings
 
 LATE: tuple[Code, ...] = ("overflow", "internal")
@@ -48,17 +49,26 @@ class Run:
         scope: Cancelled by ``end``; it holds everything from queueing to death.
     """
 
-    def __init__(self, settings: Settings, *, session_id: str | None, agent_type: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        session_id: str | None,
+        agent_type: str,
+        observer: RunObserver | None = None,
+    ) -> None:
         self.run_id = str(uuid.uuid4())
         self.session_id = session_id
         self.agent_type = agent_type
         self.started_at = time.time()
-        self.outbox = Outbox(settings.memory_bytes, Spool(settings.spool_bytes, settings.spool_dir))
+        self._spool = Spool(settings.spool_bytes, settings.spool_dir)
+        self.outbox = Outbox(settings.memory_bytes, self._spool)
         self.scope = trio.CancelScope()
         self.ending: Ending | None = None
         self.dead = trio.Event()
         self.tree: Tree | None = None
         self._settings = settings
+        self._observer = observer
         self._cause: Code | None = None
         self._detail = ""
         self._began = trio.current_time()
@@ -82,12 +92,19 @@ class Run:
         """Output bytes so far."""
         return self._stdout.bytes if self._stdout else 0
 
+    @property
+    def spooled_bytes(self) -> int:
+        """Output bytes that wait on disk, also after the run's end."""
+        return self._spool.waiting_bytes
+
     def end(self, cause: Code, detail: str = "") -> None:
         """Have it ended; returns at once, ``dead`` tells when it is.
 
         The first cause is kept. Once its tree is dead, nothing can be its cause any more, but for what is
         found wrong with the output that is still in the pipe.
         """
+        if cause == "stalled" and self._observer is not None:
+            self._observer.stalled()
         if self._cause is None and not self._concluded and (cause in LATE or not self.dead.is_set()):
             self._cause = cause
             self._detail = detail
@@ -115,8 +132,11 @@ class Run:
         Cancellation: ends the run like any other cause; shielded and bounded
         (``grace_seconds`` and ``KILL_TIMEOUT_SECONDS``).
         """
+        began = trio.current_time()
         async with opening as tree:
             self.tree = tree
+            if self._observer is not None:
+                self._observer.spawned(trio.current_time() - began)
             if announce_session and self.session_id is not None:
                 self.outbox.put_nowait(encode_event(SessionCreated(session_id=self.session_id)))
             self._stdout = StdoutPump(tree, self.outbox, line_bytes=self._settings.line_bytes, hub=hub)
@@ -153,6 +173,7 @@ class Run:
             self._fail()
 
     async def _end(self, tree: Tree) -> None:
+        began = trio.current_time()
         with trio.CancelScope(shield=True):  # bounded: see Tree.end
             try:
                 self._death = await tree.end(self._settings.grace_seconds)
@@ -165,6 +186,8 @@ class Run:
                 self._fail()
         self.ending = self._make_ending()
         self.dead.set()
+        if self._observer is not None:
+            self._observer.died(self.ending, trio.current_time() - began)
 
     async def _pump(self, pump: StdoutPump | StderrPump) -> None:
         try:
@@ -199,6 +222,12 @@ class Run:
         self.dead.set()
         self.outbox.finish(encode_event(ending.terminal_event()))
         log = logger.info if ending.code is None else logger.warning
-        log("run ended", lines=self.lines, bytes=self.bytes, **ending.facts())
+        log(
+            "run ended",
+            session_id=self.session_id,
+            lines=self.lines,
+            bytes=self.bytes,
+            **ending.facts(),
+        )
         if ending.code is None and (self._stdout is None or not self._stdout.saw_result):
             logger.warning("exit status 0 without a result line: the turn may be incomplete")

@@ -18,6 +18,7 @@ from q9gent.containment.protocol import SpawnError
 from q9gent.errors import (
     AtCapacity,
     ProcessSpawnFailed,
+    Q9gentError,
     RunNotFound,
     SessionBusy,
     SessionStoreFailed,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from q9gent.containment.protocol import Containment
     from q9gent.ending import Ending
     from q9gent.hub import Hub
+    from q9gent.observer import RunObserver
     from q9gent.sessions import SessionStore
     from q9gent.settings import Settings
 
@@ -48,6 +50,10 @@ NO_ROOM = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 STORE_SECONDS = 5.0
 """For removing the session of a run that never started; a dead network disk must not hold its end up."""
+
+
+PROMPT_LOG_CHARACTERS = 8 * 1024
+"""A longer prompt is cut in the log: it may have megabytes, and collectors of logs split long lines."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,12 +99,14 @@ class Runs:
         store: SessionStore,
         *,
         hub: Hub | None = None,
+        observer: RunObserver | None = None,
     ) -> None:
         self._hub = hub
         self._settings = settings
         self._containment = containment
         self._agent = agent
         self._store = store
+        self._observer = observer
         self._admission = Admission(settings.max_runs, settings.queue_seconds)
         self._by_id: dict[str, Run] = {}
         self._by_session: dict[str, Run] = {}
@@ -107,7 +115,15 @@ class Runs:
 
     def prepare(self, order: Order) -> Run:
         """Return a run that is not started, and holds nothing."""
-        return Run(self._settings, session_id=order.locked_session, agent_type=order.agent_type)
+        run = Run(
+            self._settings,
+            session_id=order.locked_session,
+            agent_type=order.agent_type,
+            observer=self._observer,
+        )
+        if self._observer is not None:
+            self._observer.prepared(run)
+        return run
 
     async def execute(
         self,
@@ -143,6 +159,10 @@ class Runs:
         features = AgentFeatures()
         if needs_features(order.request, order.turn):
             features = await self._agent.features(self._containment)
+        if self._settings.log_prompts:
+            prompt = order.request.prompt
+            cut = len(prompt) > PROMPT_LOG_CHARACTERS
+            logger.info("run started", prompt=prompt[:PROMPT_LOG_CHARACTERS], cut=cut)
         launch = build_launch(order.request, order.turn, agent=self._agent.find(), features=features)
         tree = self._containment.open_tree(launch, grace_seconds=self._settings.grace_seconds)
         try:
@@ -198,7 +218,19 @@ class Runs:
         self._by_id[run.run_id] = run
         try:
             yield
+        except Q9gentError as error:
+            if self._observer is not None:
+                self._observer.failed(error)
+            raise
+        except BaseException as error:
+            # Cancelled while it waited for its start: with the request, so nobody went on to conclude it.
+            if run.ending is None and not isinstance(error, Exception):
+                run.end("disconnected")
+                run.conclude()
+            raise
         finally:
+            if self._observer is not None:
+                self._observer.ended(run)
             del self._by_id[run.run_id]
             if run.session_id is not None:
                 del self._by_session[run.session_id]
@@ -219,6 +251,11 @@ class Runs:
     def is_live(self, session_id: str) -> bool:
         """Tell whether a session has a live run."""
         return session_id in self._by_session
+
+    @property
+    def waiting(self) -> int:
+        """How many of the live runs wait for a place."""
+        return self._admission.waiting
 
     def live(self) -> list[Run]:
         """Return the live runs, the oldest first."""

@@ -145,6 +145,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Literal["auto", "console", "json"],
         Meta(description="Log lines for people, for machines, or chosen by whether stderr is a terminal."),
     ] = "auto"
+    log_prompts: Annotated[
+        bool, Meta(description="Log each run's prompt when the run starts; it may hold secrets.")
+    ] = False
+    metrics: Annotated[
+        bool, Meta(description="Serve Prometheus metrics at `/metrics`; needs the extra `q9gent[metrics]`.")
+    ] = False
 
 
 LOG_LEVELS = ("debug", "info", "warning", "error")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,14 +12,13 @@ from hypercorn.utils import LifespanFailureError
 
 from q9gent._version import __version__
 from q9gent.containment.environment import raise_descriptor_limit
-from q9gent.http.app import create_app
+from q9gent.http.app import ExtraMissing, create_app
+from q9gent.http.embedding import stop_on_signals, stopping_signals
 from q9gent.http.serve import BindError, Server, Sockets, make_config, serve_until
 from q9gent.log import configure_logging, get_logger
 from q9gent.settings import parse_log_level
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from q9gent.settings import Settings
 
 ENDPOINTS = "/health, /spawn, /message/:id, /terminate/:id, /sessions"
@@ -41,6 +39,11 @@ def serve_command(settings: Settings) -> int:
     except (OSError, ValueError) as error:
         print_error(f"cannot read {settings.hypercorn_config}: {error}")
         return EXIT_USAGE
+    try:
+        app = create_app(settings)
+    except ExtraMissing as error:
+        print_error(str(error))
+        return EXIT_FAILURE
     print_line(f"🎯 Q9gent v{__version__} starting...")
     print_line(f"📂 Session directory: {settings.session_dir}")
     agent = "simulated agent" if settings.simulate else settings.claude_path
@@ -61,7 +64,7 @@ def serve_command(settings: Settings) -> int:
                 urls=sockets.urls,
             )
 
-    server = Server(create_app(settings), config, sockets)
+    server = Server(app, config, sockets)
     raise_descriptor_limit()
     status = 0
     try:
@@ -71,24 +74,6 @@ def serve_command(settings: Settings) -> int:
         print_error("; ".join(dict.fromkeys(str(error) for error in _leaves(group))))
         status = EXIT_FAILURE
     return status
-
-
-def stopping_signals() -> list[signal.Signals]:
-    """Return the signals that ask this server to end. Asked before the containment sets its handlers."""
-    wanted = [signal.SIGINT, signal.SIGTERM]
-    if sys.platform == "win32":
-        wanted.append(signal.SIGBREAK)
-    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup it stays ignored
-        wanted.append(signal.SIGHUP)
-    return wanted
-
-
-async def stop_on_signals(wanted: Iterable[signal.Signals], stop: Callable[[], None]) -> None:
-    """Call ``stop`` for each of these signals."""
-    with trio.open_signal_receiver(*wanted) as signals:
-        async for number in signals:
-            logger.info("signal received", signal=signal.Signals(number).name)
-            stop()
 
 
 def open_standard_streams() -> None:

@@ -19,6 +19,7 @@ from q9gent.containment import ContainmentUnavailable, open_containment
 from q9gent.errors import ProcessSpawnFailed, Q9gentError, SessionStoreFailed
 from q9gent.http.body import BodyRequest
 from q9gent.http.exchange import Exchange
+from q9gent.http.metrics import metrics_api
 from q9gent.http.problems import framework_response, problem_response, unexpected_response
 from q9gent.http.routes import api
 from q9gent.hub import open_hub
@@ -32,10 +33,18 @@ if TYPE_CHECKING:
 
     from q9gent.containment import Containment
     from q9gent.hub import Hub
+    from q9gent.metrics import Metrics
     from q9gent.sessions import SessionStore
     from q9gent.settings import Settings
 
 logger = get_logger("q9gent")
+
+
+class ExtraMissing(Exception):
+    """A setting needs a package that only an extra installs."""
+
+    def __init__(self, flag: str, extra: str) -> None:
+        super().__init__(f"{flag} needs the extra {extra!r}: pip install 'q9gent[{extra}]'")
 
 
 class Lifespan(TrioASGILifespan):
@@ -68,6 +77,7 @@ class Q9gentApp(QuartTrio):
         settings: What it was made with.
         store: The session store.
         agent: The CLI.
+        metrics: What is measured, if anything is.
         runs: The live runs; from start-up on.
     """
 
@@ -76,17 +86,20 @@ class Q9gentApp(QuartTrio):
     asgi_lifespan_class = Lifespan
     runs: Runs
 
-    def __init__(self, settings: Settings, store: SessionStore) -> None:
+    def __init__(self, settings: Settings, store: SessionStore, metrics: Metrics | None) -> None:
         super().__init__("q9gent", static_folder=None)
         self.settings = settings
         self.store = store
+        self.metrics = metrics
         self.agent = AgentProgram(settings)
         self.containment: Containment | None = None
 
     async def open(self, containment: Containment, hub: Hub | None = None) -> None:
         """Begin to serve, and warn of what will not work."""
         self.containment = containment
-        self.runs = Runs(self.settings, containment, self.agent, self.store, hub=hub)
+        self.runs = Runs(self.settings, containment, self.agent, self.store, hub=hub, observer=self.metrics)
+        if self.metrics is not None:
+            self.metrics.watch(self.runs, containment=containment.name)
         logger.info("containment", strategy=containment.name, guarantee=containment.guarantee)
         try:
             self.agent.find()
@@ -111,12 +124,18 @@ def create_app(settings: Settings, *, store: SessionStore | None = None) -> Q9ge
     Args:
         settings: See ``q9gent.settings``.
         store: Another session store than files in ``session_dir``.
+
+    Raises:
+        ExtraMissing: A setting needs a package that is not installed.
     """
-    app = Q9gentApp(settings, store or FileSessionStore(settings.session_dir))
+    metrics = _make_metrics() if settings.metrics else None
+    app = Q9gentApp(settings, store or FileSessionStore(settings.session_dir), metrics)
     app.config["MAX_CONTENT_LENGTH"] = settings.body_bytes
     app.config["BODY_TIMEOUT"] = None  # the route has its own
     app.config["RESPONSE_TIMEOUT"] = None  # a stream ends when its run does
     app.register_blueprint(api)
+    if metrics is not None:
+        app.register_blueprint(metrics_api)
 
     async def on_problem(error: Q9gentError) -> Response:
         return problem_response(error)
@@ -136,3 +155,11 @@ def create_app(settings: Settings, *, store: SessionStore | None = None) -> Q9ge
     for kind, handler in handlers.items():
         app.register_error_handler(kind, handler)
     return app
+
+
+def _make_metrics() -> Metrics:
+    try:
+        from q9gent.metrics import Metrics  # noqa: PLC0415 (an extra)
+    except ModuleNotFoundError as error:
+        raise ExtraMissing("--metrics", "metrics") from error
+    return Metrics()

@@ -8,23 +8,23 @@ import msgspec
 from quart_trio.wrappers import TrioResponse
 
 from q9gent.errors import BodyTimeout, Q9gentError, TooLarge
+from q9gent.wire.answers import INTERNAL_ERROR, Problem
 
 if TYPE_CHECKING:
     from werkzeug.exceptions import HTTPException
 
     from q9gent.settings import Settings
 
-INTERNAL_ERROR = "Internal server error"
 
-
-def json_response(content: object, status: int = 200) -> TrioResponse:
+def json_response(content: msgspec.Struct, status: int = 200) -> TrioResponse:
     """Return an answer of JSON."""
     return TrioResponse(msgspec.json.encode(content), status=status, content_type="application/json")
 
 
 def problem_response(error: Q9gentError) -> TrioResponse:
     """Return the answer that an error becomes."""
-    response = json_response({"error": str(error), **error.facts}, error.status)
+    problem = msgspec.convert({"error": str(error), **error.facts}, Problem)
+    response = json_response(problem, error.status)
     response.headers.update(error.headers)
     return response
 
@@ -35,7 +35,7 @@ def framework_response(error: HTTPException, settings: Settings) -> TrioResponse
         return problem_response(too_large(settings))
     if error.code == 408:
         return problem_response(BodyTimeout(settings.body_seconds))
-    response = json_response({"error": error.description or error.name}, error.code or 500)
+    response = json_response(Problem(error=error.description or error.name), error.code or 500)
     allow = getattr(error, "valid_methods", None)
     if allow:
         response.headers["allow"] = ", ".join(sorted(allow))
@@ -49,4 +49,4 @@ def too_large(settings: Settings) -> TooLarge:
 
 def unexpected_response() -> TrioResponse:
     """Return the answer for a defect of ours; the log says more."""
-    return json_response({"error": INTERNAL_ERROR}, 500)
+    return json_response(Problem(error=INTERNAL_ERROR), 500)

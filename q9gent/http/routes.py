@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar, cast
 
+import msgspec
 import trio
 from quart import Blueprint, current_app, request
+from quart_trio.wrappers import TrioResponse
+from structlog.contextvars import bind_contextvars
 
 from q9gent._version import __version__
 from q9gent.errors import BodyTimeout, RunNotFound, SessionBusy, SessionNotFound, UnsupportedMedia
 from q9gent.http.exchange import EXCHANGE_KEY, Exchange
 from q9gent.http.problems import json_response
 from q9gent.runs import Order
+from q9gent.wire.answers import Health, LiveRun, RunList, SessionDeleted, SessionList, Terminated
+from q9gent.wire.openapi import document_json
 from q9gent.wire.requests import UUID_PATTERN, MessageRequest, SpawnRequest, decode_request
 
 if TYPE_CHECKING:
@@ -30,7 +35,7 @@ _RequestT = TypeVar("_RequestT", bound=MessageRequest)
 @api.get("/health")
 async def health() -> Response:
     """Tell that the server answers."""
-    return json_response({"status": "ok", "version": __version__})
+    return json_response(Health(status="ok", version=__version__))
 
 
 @api.post("/spawn")
@@ -53,20 +58,19 @@ async def terminate(run_or_session_id: str) -> Response:
     if not UUID_PATTERN.match(run_or_session_id):
         raise RunNotFound(run_or_session_id)
     run, ending = await _app().runs.terminate(run_or_session_id)
-    return json_response(
-        {
-            "message": "Process terminated successfully",
-            "run_id": run.run_id,
-            "session_id": run.session_id,
-            **ending.facts(),
-        }
-    )
+    facts = {
+        "message": "Process terminated successfully",
+        "run_id": run.run_id,
+        "session_id": run.session_id,
+        **ending.facts(),
+    }
+    return json_response(msgspec.convert(facts, Terminated))
 
 
 @api.get("/sessions")
 async def sessions() -> Response:
     """List the stored sessions."""
-    return json_response({"sessions": await _app().store.list_all()})
+    return json_response(SessionList(sessions=await _app().store.list_all()))
 
 
 @api.delete("/sessions/<session_id>")
@@ -77,13 +81,19 @@ async def delete_session(session_id: str) -> Response:
         raise SessionBusy(session_id)
     if not await _app().store.delete(session.session_id):
         raise SessionNotFound(session_id)
-    return json_response({"message": "Session deleted", "session_id": session_id})
+    return json_response(SessionDeleted(message="Session deleted", session_id=session_id))
 
 
 @api.get("/runs")
 async def runs() -> Response:
     """List the live runs."""
-    return json_response({"runs": [_describe(run) for run in _app().runs.live()]})
+    return json_response(RunList(runs=[_describe(run) for run in _app().runs.live()]))
+
+
+@api.get("/openapi.json")
+async def openapi() -> Response:
+    """Describe all this to machines."""
+    return TrioResponse(document_json(metrics=_app().settings.metrics), content_type="application/json")
 
 
 def _app() -> Q9gentApp:
@@ -104,7 +114,9 @@ async def _read(kind: type[_RequestT]) -> _RequestT:
 
 async def _stream(order: Order) -> Response:
     exchange = cast("Exchange", request.scope[EXCHANGE_KEY])  # type: ignore[literal-required]
-    return await exchange.start_run(order)
+    response = await exchange.start_run(order)
+    bind_contextvars(run_id=response.run.run_id)  # what this task logs from here on is the run's
+    return response
 
 
 async def _load(session_id: str) -> Session:
@@ -117,14 +129,14 @@ async def _load(session_id: str) -> Session:
     return session
 
 
-def _describe(run: Run) -> dict[str, object]:
-    return {
-        "run_id": run.run_id,
-        "session_id": run.session_id,
-        "agent_type": run.agent_type,
-        "pid": run.tree.pid if run.tree else None,
-        "started_at": int(run.started_at),
-        "lines": run.lines,
-        "bytes": run.bytes,
-        "processes": run.tree.count_processes() if run.tree else 0,
-    }
+def _describe(run: Run) -> LiveRun:
+    return LiveRun(
+        run_id=run.run_id,
+        session_id=run.session_id,
+        agent_type=run.agent_type,
+        pid=run.tree.pid if run.tree else None,
+        started_at=int(run.started_at),
+        lines=run.lines,
+        bytes=run.bytes,
+        processes=run.tree.count_processes() if run.tree else 0,
+    )

@@ -5,27 +5,25 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
+from msgspec import Meta
+
+from q9gent.wire.fields import UnixSeconds, Uuid
 
 __all__ = ["Session", "SessionStore"]
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """What is remembered of a session.
+    """What is remembered of a session."""
 
-    Attributes:
-        session_id: A canonical lower-case UUID: the CLI's own id of the conversation.
-        agent_type: The caller's label.
-        created_at: Unix time in whole seconds.
-        last_used: Unix time in whole seconds.
-    """
-
-    session_id: str
-    agent_type: str
-    created_at: int
-    last_used: int
+    session_id: Annotated[
+        Uuid, Meta(description="A canonical lower-case UUID: the CLI's own id of the conversation.")
+    ]
+    agent_type: Annotated[str, Meta(description="The caller's label.")]
+    created_at: Annotated[UnixSeconds, Meta(description="Unix time in whole seconds.")]
+    last_used: Annotated[UnixSeconds, Meta(description="Unix time in whole seconds.")]
 
 
 class SessionStore(Protocol):

@@ -7,9 +7,12 @@ text where Unicode ends lines (``httpx``, Python's ``str.splitlines``) would cut
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
+
+from q9gent.wire.fields import Count, Uuid
 
 Code = Literal[
     "exit",
@@ -29,13 +32,13 @@ Code = Literal[
 class SessionCreated(msgspec.Struct, frozen=True, tag_field="type", tag="session_created"):
     """The first event of a run with ``create_session``: sent before the process prints anything."""
 
-    session_id: str
+    session_id: Annotated[Uuid, Meta(description="The id for /message and /terminate.")]
 
 
 class Output(msgspec.Struct, frozen=True, tag_field="type", tag="output"):
     """One line of the CLI's output, without its line end. Encoded in bulk by ``encode_output``."""
 
-    data: str
+    data: Annotated[str, Meta(description="The line as it is; nearly always JSON, to be decoded again.")]
 
 
 class Completed(
@@ -43,20 +46,27 @@ class Completed(
 ):
     """The last event: the process exited with status 0 and its whole tree is dead."""
 
-    duration_ms: int
-    killed: int
+    duration_ms: Annotated[
+        Count, Meta(description="Milliseconds from the request to the death of the last process.")
+    ]
+    killed: Annotated[Count, Meta(description="How many processes had to be killed.")]
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="error"):
     """The last event: anything else happened, and the tree is dead unless ``survivors`` says not."""
 
-    error: str
-    code: Code
-    duration_ms: int
-    killed: int
-    exit_code: int | None = None
-    signal: int | None = None
-    survivors: tuple[int, ...] | None = None
+    error: Annotated[str, Meta(description="The reason in words, for people: branch on `code`.")]
+    code: Annotated[Code, Meta(description="The reason, of a closed set.")]
+    duration_ms: Annotated[
+        Count, Meta(description="Milliseconds from the request to the death of the last process.")
+    ]
+    killed: Annotated[Count, Meta(description="How many processes had to be killed.")]
+    exit_code: Annotated[int | None, Meta(description="The exit status, if the process exited.")] = None
+    signal: Annotated[int | None, Meta(description="The signal's number, if one ended it.")] = None
+    survivors: Annotated[
+        tuple[int, ...] | None,
+        Meta(description="Pids that could not be killed; only with the code `survivors`."),
+    ] = None
 
 
 Event = SessionCreated | Output | Completed | Failed

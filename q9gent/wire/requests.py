@@ -8,11 +8,13 @@ surrogate and invalid UTF-8.
 from __future__ import annotations
 
 import re
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from q9gent.errors import InvalidRequest
+from q9gent.wire.fields import Prompt, Text, Tool, Uuid
 
 UUID_PATTERN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 """A canonical lower-case UUID: the only form that becomes a file name or a ``--resume``."""
@@ -21,18 +23,38 @@ UUID_PATTERN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9
 class MessageRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of ``POST /message/{session_id}``. ``null`` means the default."""
 
-    prompt: str
-    flags: tuple[str, ...] | None = None
-    tools_allowed: tuple[str, ...] | None = None
-    system_append: str | None = None
+    prompt: Annotated[Prompt, Meta(description="The prompt, passed on unchanged; not empty.")]
+    flags: Annotated[
+        tuple[Text, ...] | None,
+        Meta(description="Raw CLI arguments, last on its command line; not checked."),
+    ] = None
+    tools_allowed: Annotated[
+        tuple[Tool, ...] | None,
+        Meta(
+            description="Tools approved beforehand (`--allowedTools`), which is no fence. One tool an"
+            " element: no comma or white space outside balanced parentheses."
+        ),
+    ] = None
+    system_append: Annotated[Text | None, Meta(description="Text appended to the system prompt.")] = None
 
 
 class SpawnRequest(MessageRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of ``POST /spawn``. ``null`` means the default."""
 
-    agent_type: str
-    resume_id: str | None = None
-    create_session: bool | None = None
+    agent_type: Annotated[
+        Text, Meta(description="A label of the caller's; stored and listed, never given to the CLI.")
+    ]
+    resume_id: Annotated[
+        Uuid | None,
+        Meta(description="Continue this conversation; it need not be a stored session."),
+    ] = None
+    create_session: Annotated[
+        bool | None,
+        Meta(
+            description="Start a conversation whose id is stored and told first; with `resume_id`, fork that"
+            " one."
+        ),
+    ] = None
 
 
 _RequestT = TypeVar("_RequestT", bound=MessageRequest)

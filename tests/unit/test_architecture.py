@@ -25,6 +25,11 @@ PURE = [
     "q9gent.wire.requests",
     "q9gent.wire.lines",
     "q9gent.wire.events",
+    "q9gent.wire.fields",
+    "q9gent.wire.answers",
+    "q9gent.wire.operations",
+    "q9gent.wire.openapi",
+    "q9gent.observer",
     "q9gent.http.guards",
     "q9gent.containment.protocol",
 ]
@@ -61,6 +66,12 @@ def test_the_public_names_are_there() -> None:
         assert getattr(q9gent, name) is not None
     with pytest.raises(AttributeError):
         q9gent.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize("module", ["q9gent.http.app", "q9gent.cli.serve", "q9gent.asgi"])
+def test_what_an_extra_installs_is_not_loaded_unasked(module: str) -> None:
+    """The core works without it, and pays nothing for it."""
+    assert not {name.split(".")[0] for name in loaded_by(f"import {module}")} & {"prometheus_client"}
 
 
 def modules() -> list[str]:
@@ -131,6 +142,8 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "simulator": set(),
     "log": set(),
     "wire": {"wire", "errors"},
+    "wire.answers": {"wire", "sessions"},
+    "wire.openapi": {"wire", "_version"},
     "command": {"wire", "errors", "containment.protocol"},
     "ending": {"wire", "containment.protocol"},
     "containment.protocol": set(),
@@ -142,12 +155,15 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "sessions": {"sessions", "wire", "errors", "output.spool"},
     "admission": {"errors"},
     "agent": {"command", "npm_shim", "errors", "log", "containment.protocol"},
+    "observer": set(),
+    "metrics": {"wire", "_version"},
     "run": {"ending", "output", "wire", "log", "containment.protocol"},
     "runs": {"run", "admission", "command", "sessions", "wire", "errors", "log", "containment.protocol"},
     "http.guards": {"errors"},
     "http.delivery": {"wire"},
     "http": {
         *("http", "hub", "runs", "agent", "sessions", "containment", "wire", "errors", "log", "_version"),
+        "metrics",
     },
     "cli": None,
     "asgi": None,

@@ -19,6 +19,7 @@ from q9gent import errors
 from q9gent.cli import cli
 from q9gent.ending import CAUSES
 from q9gent.http.app import create_app
+from q9gent.metrics import Metrics
 from q9gent.settings import ENVIRONMENT_PREFIX, GIB, KIB, MIB, Settings
 from q9gent.wire.events import Code, Completed, Event, Failed
 from q9gent.wire.requests import MessageRequest, SpawnRequest, decode_request
@@ -191,7 +192,7 @@ def test_mentioned_variables_exist() -> None:
 
 def test_every_route_is_documented() -> None:
     """The page has a section for each method and path that is routed, and for no other."""
-    rules = create_app(Settings()).url_map.iter_rules()
+    rules = create_app(Settings(metrics=True)).url_map.iter_rules()
     routes = {
         f"`{method} {re.sub('<[^>]*>', '{id}', rule.rule)}`"
         for rule in rules
@@ -382,3 +383,67 @@ def test_changelog_begins_with_this_version() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     versions = re.findall(r"^## \[(\d[^]]*)\] - \d{4}-\d{2}-\d{2}$", text, re.MULTILINE)
     assert versions[0] == q9gent.__version__
+
+
+# Metrics and log.
+
+NONE = "\N{EN DASH}"
+"""What a table has where there is nothing."""
+
+
+def test_every_metric_is_documented() -> None:
+    """The page's table has each with its type and its labels, and no other."""
+    in_code = {}
+    metrics = Metrics()
+    metrics._build.info({"version": "1", "python": "3", "containment": "linux"})
+    for family in metrics.registry.collect():
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        kind = "gauge" if family.type == "info" else family.type
+        in_code[family.name + suffix] = (kind, labels)
+    documented = {
+        cells[0].strip("`"): (cells[1], {label.strip("`") for label in cells[2].split(", ")} - {NONE})
+        for cells in rows(section("reference/metrics.md", "All metrics"))
+    }
+    assert documented == in_code
+
+
+def logged() -> dict[str, tuple[set[str], set[str], set[str]]]:
+    """Each line that the code writes: its levels, its loggers and its fields, as far as they stand there."""
+    found: dict[str, tuple[set[str], set[str], set[str]]] = {}
+    for path in sorted((ROOT / "q9gent").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = [
+            ast.literal_eval(call.args[0])
+            for call in ast.walk(tree)
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "get_logger" and call.args
+        ]
+        for call in ast.walk(tree):
+            if not isinstance(call, ast.Call) or not re.fullmatch(r"logger\.\w+|log", ast.unparse(call.func)):
+                continue
+            method = ast.unparse(call.func).rpartition(".")[2]
+            fields = {word.arg or "**" for word in call.keywords}
+            if method == "exception" or "exc_info" in fields:
+                fields = fields - {"exc_info"} | {"exception"}
+            levels = {"log": {"info", "warning"}, "exception": {"error"}}.get(method, {method})
+            entry = found.setdefault(ast.literal_eval(call.args[0]), (set(), set(), set()))
+            for known, new in zip(entry, (levels, set(names), fields), strict=True):
+                known.update(new)
+    return found
+
+
+def test_every_log_line_is_documented() -> None:
+    """The page's table has each line with its levels, loggers and fields, and no other."""
+    in_code = logged()
+    summary = ("code", "exit_code", "signal", "killed", "survivors", "duration_ms")  # of Ending.facts
+    in_code["run ended"][2].remove("**")
+    in_code["run ended"][2].update(summary)
+    documented = {
+        cells[0].strip("`"): (
+            set(cells[1].split(", ")),
+            set(re.findall("`([^`]+)`", cells[2])),
+            set(re.findall("`([^`]+)`", cells[3])),
+        )
+        for cells in rows(section("reference/logs.md", "Lines"))
+    }
+    assert documented == in_code
