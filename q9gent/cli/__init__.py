@@ -41,9 +41,10 @@ def demo(context: click.Context) -> None:
 @cli.command(epilog="Exit status: 0 nothing stands in the way, 1 something does.")
 @click.pass_context
 def doctor(context: click.Context) -> None:
-    """Check this machine and these settings: what works, what does not, and what helps.
+    """Check this machine and these settings.
 
-    It checks the settings that stand before it, as in `q9gent --port 9000 doctor`.
+    Tells what works, what does not, and what helps. It checks the settings that stand before it, as in
+    `q9gent --port 9000 doctor`.
     """
     from q9gent.cli.doctor import doctor_command  # noqa: PLC0415
 

@@ -65,10 +65,11 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @url_option
 @click.pass_context
 def run(context: click.Context, /, **values: Any) -> None:  # noqa: ANN401 (one type an option)
-    """Do a turn on a server, and show what the agent says and does as it comes.
+    """Do a turn on a server, and show it.
 
-    PROMPT is read from standard input if it is - or missing. The answer goes to standard output, all else to
-    standard error. ^C ends the run, and tells what was killed; a second ^C does not wait for that.
+    PROMPT is read from standard input if it is - or missing. What the agent says goes to standard output as
+    it comes, all else to standard error. ^C ends the run, and tells what was killed; a second ^C does not
+    wait for that.
     """
     url = _url(context, values["url"])
     command = _module(context, "run")
@@ -116,9 +117,10 @@ def ps(context: click.Context, /, **values: Any) -> None:  # noqa: ANN401 (one t
 @url_option
 @click.pass_context
 def kill(context: click.Context, ids: tuple[str, ...], everything: bool, url: str | None) -> None:  # noqa: FBT001
-    """End runs, and print each id once every process of it is dead.
+    """End runs.
 
-    An ID is a run's or a session's, or the beginning of one that no other begins with.
+    Prints each id once every process of the run is dead. An ID is a run's or a session's, or the beginning
+    of one that no other begins with.
     """
     if bool(ids) == everything:
         raise click.UsageError("Name the runs to end, or all of them with --all.")
@@ -146,7 +148,10 @@ def sessions(context: click.Context, url: str | None, quiet: bool, as_json: bool
 @url_option
 @click.pass_context
 def remove(context: click.Context, ids: tuple[str, ...], url: str | None) -> None:
-    """Forget sessions, and print each id once it is gone. The CLI's transcripts stay."""
+    """Forget sessions.
+
+    Prints each id once it is gone. The CLI's own transcripts stay.
+    """
     url = _url(context, url or context.obj)
     manage = _module(context, "manage")
     _exit(context, lambda: manage.remove_command(url, ids))

@@ -104,6 +104,7 @@ class Turn:
         self._as_json = as_json
         self._transcript = Transcript()
         self._interrupted = False
+        self._followed = trio.Event()
         self._status = EXIT_INTERRUPTED
 
     async def execute(self) -> int:
@@ -117,7 +118,9 @@ class Turn:
                     interrupts = stack.enter_context(trio.open_signal_receiver(signal.SIGINT))
                     nursery.start_soon(self._watch, interrupts, nursery)
                 await self._follow()
-                nursery.cancel_scope.cancel()
+                self._followed.set()
+                if not self._interrupted:  # else its end is still to be told
+                    nursery.cancel_scope.cancel()
         return EXIT_INTERRUPTED if self._interrupted else self._status
 
     async def _watch(self, interrupts: AsyncIterator[int], nursery: trio.Nursery) -> None:
@@ -129,6 +132,9 @@ class Turn:
 
     async def _terminate(self, everything: trio.CancelScope) -> None:
         if self._run.run_id:
+            await self._in_thread(
+                self._screen.interrupt, "interrupted: ending the run; ^C again does not wait for it"
+            )
             try:
                 words = words_of(await self._run.terminate())
             except RunNotFound:
@@ -136,9 +142,10 @@ class Turn:
             except ClientError as error:
                 words = f"interrupted: {words_for(error)}"
             await self._in_thread(self._screen.fail, words)
-            await trio.sleep(REST_SECONDS)
+            with trio.move_on_after(REST_SECONDS):
+                await self._followed.wait()
         else:
-            self._screen.fail("interrupted: the run had not started")
+            self._screen.interrupt("interrupted: the run had not started")
         everything.cancel()
 
     async def _follow(self) -> None:
@@ -155,7 +162,8 @@ class Turn:
             if not self._interrupted:
                 await self._in_thread(self._screen.fail, words_for(error))
         else:
-            self._status = self._outcome()
+            if not self._interrupted:
+                self._status = self._outcome()
 
     async def _in_thread(self, show: Any, what: Any) -> None:  # noqa: ANN401 (one of the screen's)
         """Write without holding ^C up: whoever reads us may be slow, or stopped."""
@@ -188,8 +196,8 @@ class Turn:
 
 def words_of(told: Termination) -> str:
     """Return what an interrupted run's end took."""
-    killed = f"{_processes(told.killed)} had to be killed" if told.killed else "none had to be killed"
-    return f"interrupted: every process of the run is dead, {killed} (code: {told.code})"
+    killed = str(told.killed or "none")
+    return f"interrupted: every process of the run is dead, {killed} had to be killed (code: {told.code})"
 
 
 def _processes(count: int) -> str:

@@ -102,6 +102,13 @@ class Screen:
             self.end_line()
         self._put(self._err, f"q9gent: {one_line(text)}\n")
 
+    def interrupt(self, text: str) -> None:
+        """Write what ^C does; on a terminal below the line in which that key was echoed."""
+        if self._err.isatty():
+            self._at_line_start = True
+            self._put(self._err, "\n")
+        self.fail(text)
+
     def end_line(self) -> None:
         """End a line of the answer that has begun."""
         if not self._at_line_start:

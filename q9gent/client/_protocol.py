@@ -74,11 +74,13 @@ def server_url(base_url: str | None) -> str:
     url = base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
     url = url if "://" in url else f"http://{url}"
     try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
+        parsed = urlsplit(url)
+        usable = parsed.scheme in {"http", "https"} and bool(parsed.hostname) and parsed.port != 0
+        httpx.URL(url)
+    except (httpx.InvalidURL, ValueError) as error:
         raise ValueError(f"not a server's address: {url!r} ({error})") from error
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise ValueError(f"not a server's address: {url!r}")
+    if not usable:
+        raise ValueError(f"not a server's address: {url!r} (it must be http://HOST:PORT)")
     return url
 
 

@@ -93,7 +93,10 @@ def decode_event(text: bytes) -> Event | None:
 
 def _decode_unknown(text: bytes, error: msgspec.ValidationError) -> Event | None:
     """Return what can be understood of an event by a newer server."""
-    found: Any = msgspec.json.decode(text)
+    try:
+        found: Any = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = None
     if isinstance(found, dict) and isinstance(found.get("type"), str):
         if found["type"] not in _KNOWN_TYPES:
             return None
