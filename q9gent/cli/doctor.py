@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from q9gent.cli.limits import descriptors, memory, processes
 from q9gent.containment import ContainmentUnavailable, open_containment
 from q9gent.containment.environment import agent_environment
 from q9gent.errors import ProcessSpawnFailed, SessionStoreFailed
-from q9gent.http.serve import BindError, Sockets, make_config
+from q9gent.http.serve import make_config
 from q9gent.log import configure_logging
 from q9gent.sessions.files import FileSessionStore
 from q9gent.settings import MIB
@@ -131,9 +132,10 @@ def address(settings: Settings) -> Finding:
     where = ", ".join(config.bind)
     if settings.hypercorn_config is not None:  # binding could take a Unix socket away from a server
         return Finding("ok", "address", f"{where}, by {settings.hypercorn_config}; not tried")
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        sockets = Sockets(config)
-    except BindError as error:
+        socket.create_server((settings.host, settings.port), family=family).close()
+    except OSError as error:
         if version := _running_version(settings):
             return Finding(
                 "warn",
@@ -141,9 +143,8 @@ def address(settings: Settings) -> Finding:
                 f"q9gent {version} listens on {where} already",
                 "use that one, or --port 0 for a free one",
             )
-        return Finding("fail", "address", str(error), "choose another with --port; 0 picks a free one")
-    for listener in sockets.all:
-        listener.close()
+        remedy = "choose another with --host and --port; port 0 picks a free one"
+        return Finding("fail", "address", f"cannot listen on {where}: {error.strerror or error}", remedy)
     return Finding("ok", "address", f"{where} is free" if settings.port else "a free port will be picked")
 
 

@@ -24,39 +24,31 @@ RUN_PROCESSES = 2
 """The least that a run is: the CLI and its supervisor."""
 
 
-def descriptors(settings: Settings) -> Finding | None:
+def descriptors(settings: Settings) -> Finding:
     """Compare the limit of descriptors with what as many runs as allowed take."""
-    if sys.platform == "win32":
-        return None
-    import resource  # noqa: PLC0415 (not on Windows)
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _limits("RLIMIT_NOFILE")[1]  # the server raises its own to the hard one
     wanted = RUN_DESCRIPTORS * settings.max_runs
-    if hard in (resource.RLIM_INFINITY, -1) or hard >= wanted:
-        return Finding("ok", "descriptors", f"up to {hard}, {wanted} are for --max-runs {settings.max_runs}")
+    if most is None:
+        return Finding("ok", "descriptors", "no limit")
+    if most >= wanted:
+        return Finding("ok", "descriptors", f"up to {most}, {wanted} are for --max-runs {settings.max_runs}")
     return Finding(
         "warn",
         "descriptors",
-        f"at most {hard}, and {settings.max_runs} runs take {wanted}",
-        f"raise it (ulimit -Hn {wanted}, LimitNOFILE={wanted}), or --max-runs {hard // RUN_DESCRIPTORS}",
+        f"at most {most}, and {settings.max_runs} runs take {wanted}",
+        f"raise it (ulimit -Hn {wanted}, LimitNOFILE={wanted}), or --max-runs {most // RUN_DESCRIPTORS}",
     )
 
 
-def processes(settings: Settings) -> Finding | None:
+def processes(settings: Settings) -> Finding:
     """Compare the limits of processes with the least that as many runs as allowed take."""
-    if sys.platform == "win32":
-        return None
-    import resource  # noqa: PLC0415 (not on Windows)
-
-    limits = {}
-    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-    if soft not in (resource.RLIM_INFINITY, -1) and os.geteuid() != 0:  # it does not hold for root
-        limits["ulimit -u"] = soft
-    if (most := _cgroup_limit()) is not None:
-        limits["the control group's pids.max"] = most
-    if not limits:
+    limits = {"the control group's pids.max": _cgroup_limit()}
+    if getattr(os, "geteuid", lambda: 1)() != 0:  # it does not hold for root
+        limits["ulimit -u"] = _limits("RLIMIT_NPROC")[0]
+    known = [(limit, name) for name, limit in limits.items() if limit is not None]
+    if not known:
         return Finding("ok", "processes", "no limit")
-    name, limit = min(limits.items(), key=lambda item: item[1])
+    limit, name = min(known)
     wanted = RUN_PROCESSES * settings.max_runs
     if limit >= wanted:
         return Finding("ok", "processes", f"up to {limit} by {name}")
@@ -66,6 +58,18 @@ def processes(settings: Settings) -> Finding | None:
         f"at most {limit} by {name}, and {settings.max_runs} runs take {wanted} at least",
         f"raise it, or --max-runs {max(1, limit // RUN_PROCESSES)}",
     )
+
+
+def _limits(name: str) -> tuple[int | None, int | None]:
+    """Return a soft and a hard limit of the system; ``None`` where there is none."""
+    found: tuple[int | None, int | None] = (None, None)
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 (not on Windows)
+
+        soft, hard = resource.getrlimit(getattr(resource, name))
+        unlimited = {resource.RLIM_INFINITY, -1}
+        found = (None if soft in unlimited else soft, None if hard in unlimited else hard)
+    return found
 
 
 def _cgroup_limit() -> int | None:

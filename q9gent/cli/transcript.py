@@ -74,7 +74,7 @@ class Transcript:
         # What was streamed in parts comes once more as a whole.
         again = self._streamed and inner.get("id") == self._streaming
         for block in _blocks(inner.get("content")):
-            kind = block.get("type")
+            kind = str(block.get("type"))
             if kind == "text" and not again:
                 yield from self._say(str(block.get("text", "")), message)
             elif kind == "thinking":
