@@ -8,12 +8,12 @@ import anyio
 import httpx
 
 from q9gent.client import _protocol as protocol
-from q9gent.client._base import BaseRun, not_in_time, report_cleanup
+from q9gent.client._base import BaseClient, BaseRun, not_in_time, report_cleanup
 from q9gent.client._errors import ClientError
 from q9gent.client._types import Health, Result, RunInfo, Session, Termination
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -25,7 +25,7 @@ CLOSE_SECONDS = 2.0
 """For the last bytes of a stream whose run is dead; a backlog that takes longer is not read."""
 
 
-class AsyncClient:
+class AsyncClient(BaseClient["AsyncRun"]):
     """As ``Client``, for trio and asyncio. Its methods may be cancelled at any time.
 
     Args:
@@ -66,53 +66,8 @@ class AsyncClient:
         with anyio.move_on_after(CLOSE_SECONDS, shield=True):
             await self._http.aclose()
 
-    def spawn(
-        self,
-        prompt: str,
-        *,
-        agent_type: str = "assistant",
-        tools_allowed: Sequence[str] = (),
-        flags: Sequence[str] = (),
-        system_append: str | None = None,
-        create_session: bool = False,
-        resume_id: str | None = None,
-    ) -> AsyncRun:
-        """Return a run, which starts when it is entered: ``async with client.spawn("…") as run``.
-
-        Args:
-            prompt: Passed on unchanged.
-            agent_type: A label, shown in lists.
-            tools_allowed: Tools approved beforehand; no fence.
-            flags: Raw arguments for the CLI.
-            system_append: Appended to the system prompt.
-            create_session: Start a conversation that ``message`` continues.
-            resume_id: Continue the session of this id; with ``create_session``, branch off from it.
-        """
-        body = protocol.spawn_body(
-            prompt,
-            agent_type=agent_type,
-            tools_allowed=tools_allowed,
-            flags=flags,
-            system_append=system_append,
-            create_session=create_session,
-            resume_id=resume_id,
-        )
-        return AsyncRun(self._http, "/spawn", body, None if create_session else resume_id)
-
-    def message(
-        self,
-        session_id: str,
-        prompt: str,
-        *,
-        tools_allowed: Sequence[str] = (),
-        flags: Sequence[str] = (),
-        system_append: str | None = None,
-    ) -> AsyncRun:
-        """Return a run that continues a session, and starts when it is entered. Arguments as ``spawn``'s."""
-        body = protocol.message_body(
-            prompt, tools_allowed=tools_allowed, flags=flags, system_append=system_append
-        )
-        return AsyncRun(self._http, protocol.path_to("message", session_id), body, session_id)
+    def _make_run(self, path: str, body: dict[str, object], session_id: str | None) -> AsyncRun:
+        return AsyncRun(self._http, path, body, session_id)
 
     async def terminate(self, run_or_session_id: str) -> Termination:
         """End a run, and return once every process of it is dead.

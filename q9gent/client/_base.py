@@ -1,9 +1,9 @@
-"""A run as a client sees it, without input or output: what both worlds share."""
+"""Clients and runs without their input and output: what both worlds share."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from q9gent.client._errors import (
     ClientError,
@@ -14,13 +14,84 @@ from q9gent.client._errors import (
     TurnFailed,
     UnexpectedAnswer,
 )
-from q9gent.client._protocol import CLEANUP_SECONDS, RUN_ID_HEADER, make_error, reason_of
+from q9gent.client._protocol import (
+    CLEANUP_SECONDS,
+    RUN_ID_HEADER,
+    make_error,
+    message_body,
+    path_to,
+    reason_of,
+    spawn_body,
+)
 from q9gent.client._types import Result, make_result
 from q9gent.wire.event_stream import EventDecoder, MalformedStream
 from q9gent.wire.events import Completed, Event, Failed, Output, SessionCreated
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import httpx
+
+_RunT = TypeVar("_RunT", bound="BaseRun")
+
+
+class BaseClient(Generic[_RunT]):
+    """What a client asks for runs with: nothing is sent before one is entered.
+
+    Attributes:
+        url: Where the server is.
+    """
+
+    url: str
+
+    def spawn(
+        self,
+        prompt: str,
+        *,
+        agent_type: str = "assistant",
+        tools_allowed: Sequence[str] = (),
+        flags: Sequence[str] = (),
+        system_append: str | None = None,
+        create_session: bool = False,
+        resume_id: str | None = None,
+    ) -> _RunT:
+        """Return a run, which starts when its context is entered: ``with client.spawn("…") as run``.
+
+        Args:
+            prompt: Passed on unchanged.
+            agent_type: A label, shown in lists.
+            tools_allowed: Tools approved beforehand; no fence.
+            flags: Raw arguments for the CLI.
+            system_append: Appended to the system prompt.
+            create_session: Start a conversation that ``message`` continues.
+            resume_id: Continue the session of this id; with ``create_session``, branch off from it.
+        """
+        body = spawn_body(
+            prompt,
+            agent_type=agent_type,
+            tools_allowed=tools_allowed,
+            flags=flags,
+            system_append=system_append,
+            create_session=create_session,
+            resume_id=resume_id,
+        )
+        return self._make_run("/spawn", body, None if create_session else resume_id)
+
+    def message(
+        self,
+        session_id: str,
+        prompt: str,
+        *,
+        tools_allowed: Sequence[str] = (),
+        flags: Sequence[str] = (),
+        system_append: str | None = None,
+    ) -> _RunT:
+        """Return a run that continues a session; arguments, and its start, as with ``spawn``."""
+        body = message_body(prompt, tools_allowed=tools_allowed, flags=flags, system_append=system_append)
+        return self._make_run(path_to("message", session_id), body, session_id)
+
+    def _make_run(self, path: str, body: dict[str, object], session_id: str | None) -> _RunT:
+        raise NotImplementedError
 
 
 class BaseRun:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, TypeVar
 import httpx
 
 from q9gent.client import _protocol as protocol
-from q9gent.client._base import BaseRun, report_cleanup
+from q9gent.client._base import BaseClient, BaseRun, report_cleanup
 from q9gent.client._errors import ClientError
 from q9gent.client._types import Health, Result, RunInfo, Session, Termination
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _AnswerT = TypeVar("_AnswerT")
 
 
-class Client:
+class Client(BaseClient["Run"]):
     """A connection pool to one server; to be closed, or used in a ``with`` block.
 
     Threads may share it: each run has a connection of its own.
@@ -60,53 +60,8 @@ class Client:
         """Close all connections; runs that are still live end, as their client is gone."""
         self._http.close()
 
-    def spawn(
-        self,
-        prompt: str,
-        *,
-        agent_type: str = "assistant",
-        tools_allowed: Sequence[str] = (),
-        flags: Sequence[str] = (),
-        system_append: str | None = None,
-        create_session: bool = False,
-        resume_id: str | None = None,
-    ) -> Run:
-        """Return a run, which starts when it is entered: ``with client.spawn("…") as run``.
-
-        Args:
-            prompt: Passed on unchanged.
-            agent_type: A label, shown in lists.
-            tools_allowed: Tools approved beforehand; no fence.
-            flags: Raw arguments for the CLI.
-            system_append: Appended to the system prompt.
-            create_session: Start a conversation that ``message`` continues.
-            resume_id: Continue the session of this id; with ``create_session``, branch off from it.
-        """
-        body = protocol.spawn_body(
-            prompt,
-            agent_type=agent_type,
-            tools_allowed=tools_allowed,
-            flags=flags,
-            system_append=system_append,
-            create_session=create_session,
-            resume_id=resume_id,
-        )
-        return Run(self._http, "/spawn", body, None if create_session else resume_id)
-
-    def message(
-        self,
-        session_id: str,
-        prompt: str,
-        *,
-        tools_allowed: Sequence[str] = (),
-        flags: Sequence[str] = (),
-        system_append: str | None = None,
-    ) -> Run:
-        """Return a run that continues a session, and starts when it is entered. Arguments as ``spawn``'s."""
-        body = protocol.message_body(
-            prompt, tools_allowed=tools_allowed, flags=flags, system_append=system_append
-        )
-        return Run(self._http, protocol.path_to("message", session_id), body, session_id)
+    def _make_run(self, path: str, body: dict[str, object], session_id: str | None) -> Run:
+        return Run(self._http, path, body, session_id)
 
     def terminate(self, run_or_session_id: str) -> Termination:
         """End a run, and return once every process of it is dead.
