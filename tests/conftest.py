@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,3 +32,31 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 def server(start_server: Callable[..., LiveServer]) -> LiveServer:
     """A server with the defaults, on the simulated agent."""
     return start_server("--simulate")
+
+
+@pytest.fixture(scope="module")
+def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., LiveServer]]:
+    """Start servers that live as long as the module; afterwards each is stopped and proven clean."""
+    servers: list[LiveServer] = []
+
+    def start(*options: str, environment: dict[str, str] | None = None) -> LiveServer:
+        folder = tmp_path_factory.mktemp("shared")
+        servers.append(LiveServer(str(folder), *options, environment=environment))
+        return servers[-1]
+
+    yield start
+    with ExitStack() as stack:  # all of them, whatever one of them has to say
+        for server in servers:
+            stack.callback(_close, server)
+
+
+def _close(server: LiveServer) -> None:
+    server.close()
+    log = server.log
+    assert "Traceback" not in log, log[log.index("Traceback") :][:4000]
+
+
+@pytest.fixture(scope="module")
+def shared(start_shared: Callable[..., LiveServer]) -> LiveServer:
+    """A server with the defaults, on the simulated agent, shared by the module."""
+    return start_shared("--simulate")

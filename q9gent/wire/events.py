@@ -7,7 +7,7 @@ text where Unicode ends lines (``httpx``, Python's ``str.splitlines``) would cut
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -39,6 +39,14 @@ class Output(msgspec.Struct, frozen=True, tag_field="type", tag="output"):
     """One line of the CLI's output, without its line end. Encoded in bulk by ``encode_output``."""
 
     data: Annotated[str, Meta(description="The line as it is; nearly always JSON, to be decoded again.")]
+
+    def json(self) -> dict[str, Any] | None:
+        """Return the line decoded; ``None`` if it is no JSON object, as the CLI prints a few plain lines."""
+        try:
+            message = _LINE_DECODER.decode(self.data)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        return message if isinstance(message, dict) else None
 
 
 class Completed(
@@ -75,6 +83,7 @@ HEARTBEAT = b": heartbeat\n\n"
 """A comment: clients skip it, and a write to a client that is gone fails."""
 
 _ENCODER = msgspec.json.Encoder()
+_LINE_DECODER = msgspec.json.Decoder()
 _START = b'data: {"type":"output","data":'
 _END = b"}\n\n"
 _BETWEEN = _END + _START

@@ -1,10 +1,9 @@
-"""Servers that the tests of a module share, and what is asked of their logs."""
+"""Connections to the server that a module shares, and programs."""
 
 from __future__ import annotations
 
 import functools
 import ssl
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +11,6 @@ import trustme
 from in_process import q9gent_server
 from program import Q9GENT, Program
 from raw_client import RawClient
-from server_process import LiveServer
 
 from q9gent import Settings
 
@@ -20,34 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from in_process import Running
-
-
-@pytest.fixture(scope="module")
-def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., LiveServer]]:
-    """Start servers that live as long as the module; afterwards each is stopped and proven clean."""
-    servers: list[LiveServer] = []
-
-    def start(*options: str, environment: dict[str, str] | None = None) -> LiveServer:
-        folder = tmp_path_factory.mktemp("shared")
-        servers.append(LiveServer(str(folder), *options, environment=environment))
-        return servers[-1]
-
-    yield start
-    with ExitStack() as stack:  # all of them, whatever one of them has to say
-        for server in servers:
-            stack.callback(_close, server)
-
-
-def _close(server: LiveServer) -> None:
-    server.close()
-    log = server.log
-    assert "Traceback" not in log, log[log.index("Traceback") :][:4000]
-
-
-@pytest.fixture(scope="module")
-def shared(start_shared: Callable[..., LiveServer]) -> LiveServer:
-    """A server with the defaults, on the simulated agent, shared by the module."""
-    return start_shared("--simulate")
+    from server_process import LiveServer
 
 
 @pytest.fixture

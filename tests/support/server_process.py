@@ -27,7 +27,7 @@ EXIT_SECONDS = 20.0
 GONE_SECONDS = 5.0
 READ_SECONDS = 45.0
 
-LISTENING = re.compile(r"Server listening on http://(?P<host>[^:/]+):(?P<port>\d+)\s*$")
+LISTENING = re.compile(r"Server listening on (?:\S+, )*http://(?P<host>[^:/]+):(?P<port>\d+)\s*$")
 
 
 class LiveServer:

@@ -30,6 +30,7 @@ PURE = [
     "q9gent.wire.operations",
     "q9gent.wire.openapi",
     "q9gent.observer",
+    "q9gent.wire.event_stream",
     "q9gent.http.guards",
     "q9gent.containment.protocol",
 ]
@@ -57,7 +58,7 @@ def test_a_pure_module_loads_neither_loop_nor_framework(module: str) -> None:
 def test_asking_for_the_version_loads_no_framework() -> None:
     """The command line answers at once."""
     loaded = loaded_by("import q9gent.cli")
-    assert not {"trio", "quart", "hypercorn"} & loaded
+    assert not {"trio", "quart", "hypercorn", "httpx", "rich"} & loaded
 
 
 def test_the_public_names_are_there() -> None:
@@ -165,6 +166,13 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         *("http", "hub", "runs", "agent", "sessions", "containment", "wire", "errors", "log", "_version"),
         "metrics",
     },
+    # What a client knows of the server is its wire, and what a session is.
+    "client": {"client", "wire", "sessions"},
+    "cli.transcript": set(),
+    "cli.terminal": {"cli.transcript"},
+    "cli.tables": {"cli.terminal", "client"},
+    "cli.ids": {"wire", "client"},
+    "cli.arguments": set(),
     "cli": None,
     "asgi": None,
     "__main__": None,
@@ -227,7 +235,10 @@ def test_what_is_started_isolated_needs_the_standard_library_alone(name: str) ->
         assert own or other.split(".")[0] in sys.stdlib_module_names, f"{name} imports {other}"
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["--no-such-flag"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--version"], ["--help"], ["--no-such-flag"], ["run", "--help"], ["kill"], ["sessions", "-h"]],
+)
 def test_the_command_line_answers_without_a_framework(arguments: list[str]) -> None:
     """Run to the end, not just imported."""
     loaded = loaded_by(
@@ -235,7 +246,16 @@ def test_the_command_line_answers_without_a_framework(arguments: list[str]) -> N
         f"assert CliRunner().invoke(cli, {arguments}).output"
     )
     assert "click" in loaded
-    assert not {"trio", "quart", "hypercorn", "quart_trio", "werkzeug", "structlog"} & loaded
+    heavy = {"trio", "quart", "hypercorn", "quart_trio", "werkzeug", "structlog", "httpx", "rich"}
+    assert not heavy & loaded
+
+
+@pytest.mark.parametrize("module", ["q9gent.client", "q9gent.cli.run", "q9gent.cli.manage"])
+def test_a_client_loads_no_server(module: str) -> None:
+    """What asks a server is none."""
+    loaded = loaded_by(f"import {module}")
+    assert "httpx" in loaded
+    assert not {"quart", "hypercorn", "quart_trio", "werkzeug", "q9gent.runs"} & loaded
 
 
 def test_importing_the_package_loads_nothing_of_others() -> None:

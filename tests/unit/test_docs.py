@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import json
 import re
 import tomllib
@@ -15,8 +16,9 @@ import msgspec
 import pytest
 
 import q9gent
-from q9gent import errors
+from q9gent import client, errors
 from q9gent.cli import cli
+from q9gent.client._protocol import URL_VARIABLE
 from q9gent.ending import CAUSES
 from q9gent.http.app import create_app
 from q9gent.metrics import Metrics
@@ -46,6 +48,7 @@ FLAGS_OF_OTHERS = {
     # the Claude CLI
     *("--allowedTools", "--append-system-prompt", "--dangerously-skip-permissions", "--fork-session"),
     *(
+        "--include-partial-messages",
         "--input-format",
         "--max-tokens",
         "--max-turns",
@@ -171,18 +174,31 @@ def test_every_setting_has_its_row() -> None:
     assert rows(section("reference/settings.md", "All settings")) == expected, f"it must be:\n{table}"
 
 
+def all_commands() -> list[click.Command]:
+    """The command line, and each command of it."""
+    found: list[click.Command] = [cli]
+    for command in found:
+        if isinstance(command, click.Group):
+            found += command.commands.values()
+    return found
+
+
 def test_mentioned_flags_exist() -> None:
     """A flag in any page is one of ours, or known as another program's."""
-    context = click.Context(cli)
-    ours = {option for parameter in cli.get_params(context) for option in parameter.opts}
+    ours = {
+        option
+        for command in all_commands()
+        for parameter in command.get_params(click.Context(command))
+        for option in parameter.opts
+    }
     found = {(name, flag) for name in PAGES for flag in FLAG.findall(page(name))}
     assert {flag for _, flag in found} >= {"--allowed-host", "--claude-path", "--simulate"}
     assert [pair for pair in sorted(found) if pair[1] not in ours | FLAGS_OF_OTHERS] == []
 
 
 def test_mentioned_variables_exist() -> None:
-    """An environment variable of ours in any page is a setting's."""
-    ours = {ENVIRONMENT_PREFIX + field.upper() for field in Settings.__struct_fields__}
+    """An environment variable of ours in any page is a setting's, or the clients' one."""
+    ours = {ENVIRONMENT_PREFIX + field.upper() for field in Settings.__struct_fields__} | {URL_VARIABLE}
     found = {(name, variable) for name in PAGES for variable in VARIABLE.findall(page(name))}
     assert [pair for pair in sorted(found) if pair[1] not in ours] == []
 
@@ -282,6 +298,44 @@ def test_exit_codes_are_documented() -> None:
     named = {value for name, value in vars(serve).items() if name.startswith("EXIT_")}
     table = rows(section("reference/command-line.md", "Exit status"))
     assert {int(cells[0].strip("`")) for cells in table} == {0, *named}
+
+
+def test_exit_codes_of_run_are_documented() -> None:
+    """As the server's are."""
+    outcome = importlib.import_module("q9gent.cli.outcome")
+    named = {value for name, value in vars(outcome).items() if name.startswith("EXIT_")}
+    table = rows(section("reference/command-line.md", "`q9gent run`"))
+    assert {int(cells[0].strip("`")) for cells in table if cells[0].strip("`").isdecimal()} == {0, *named}
+
+
+@pytest.mark.parametrize("name", ["run", "ps", "kill", "sessions"])
+def test_options_of_commands_are_documented(name: str) -> None:
+    """Each is named in the section of its command."""
+    text = section("reference/command-line.md", f"`q9gent {name}`")
+    command = cli.commands[name]
+    options = [
+        parameter.opts[-1]
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and parameter.opts
+    ]
+    general = {"--url", "--quiet"}  # explained once
+    assert [option for option in options if option not in general and f"`{option}" not in text + " `"] == []
+
+
+# The client.
+
+
+def test_the_client_is_documented() -> None:
+    """Each public name, each method and argument, each member of a run and of what goes wrong."""
+    text = page("reference/client.md")
+    names = {*client.__all__} - {"Event", "AsyncRun", "Run"}
+    for kind in client.Client, client.Run, client.AsyncClient, client.Result:
+        names |= {name for name in vars(kind) if not name.startswith("_")}
+    for method in client.Client, client.Client.spawn, client.Client.message, client.Client.terminate:
+        names |= {*inspect.signature(method).parameters}
+    names |= {*client.Result.__struct_fields__, *Failed.__struct_fields__} - {"self", "error"}
+    words = set(re.findall(r"\w+", text))
+    assert sorted(names - {"self"} - words) == []
 
 
 def test_subcommands_are_documented() -> None:
