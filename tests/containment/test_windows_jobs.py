@@ -874,7 +874,7 @@ async def test_cancelled_before_starting_nothing_is_started(stage):
                 scope.cancel()
                 async with containment.open_tree(stage.launch("stay()"), grace_seconds=1):
                     pytest.fail("it was started")
-        assert count_handles() == before
+        assert count_handles() <= before  # idle threads of earlier tests may end meanwhile, with theirs
 
 
 # The server

@@ -18,7 +18,7 @@ from q9gent.output.spool import Spool, SpoolFull
 if TYPE_CHECKING:
     from pathlib import Path
 
-DEADLINE_SECONDS = 20
+DEADLINE_SECONDS = 60
 
 
 async def take_all(outbox: Outbox) -> bytes:
