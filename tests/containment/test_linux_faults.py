@@ -29,6 +29,7 @@ if sys.platform == "linux":
 
     from q9gent.containment import (
         ContainmentLost,
+        ContainmentUnavailable,
         Death,
         ExitStatus,
         Launch,
@@ -36,6 +37,7 @@ if sys.platform == "linux":
         _linux_fork_server,
         _linux_tree,
         linux,
+        open_containment,
     )
 
 if TYPE_CHECKING:
@@ -586,6 +588,42 @@ def _patched_helper(folder: str, patches: dict[str, tuple[str, str]]) -> str:
             file.write(text.replace(old, new))
             file.truncate()
     return folder
+
+
+# A system that is not up to it.
+
+
+@pytest.fixture
+def no_subreapers(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A system before Linux 3.4: the helper cannot become a subreaper, and ends."""
+    patches = {"fork_server.py": ("PR_SET_CHILD_SUBREAPER = 36", "PR_SET_CHILD_SUBREAPER = 99999")}
+    folder = _patched_helper(str(tmp_path_factory.mktemp("helper")), patches)
+    monkeypatch.setattr(_linux_fork_server, "HELPER_FOLDER", folder)
+
+
+@pytest.mark.usefixtures("no_subreapers")
+def test_without_subreapers_it_falls_back_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """`auto` takes the POSIX way, with a warning that names what is lost."""
+
+    async def main() -> str:
+        with trio.fail_after(PROMPT_SECONDS):
+            async with open_containment("auto") as containment:
+                return containment.name
+
+    assert trio.run(main) == "posix"
+    assert "what a run starts may escape" in caplog.text
+
+
+@pytest.mark.usefixtures("no_subreapers")
+def test_without_subreapers_the_named_strategy_is_refused() -> None:
+    """Who asks for the proof does not get less."""
+
+    async def main() -> None:
+        with trio.fail_after(PROMPT_SECONDS), pytest.raises(ContainmentUnavailable, match="did not start"):
+            async with open_containment("linux"):
+                pass
+
+    trio.run(main)
 
 
 # What a run is to the system.
