@@ -117,7 +117,8 @@ WINE_TESTS = [
         )
     ),
 ]
-WINE_SECONDS = 900
+WINE_SECONDS = 1500
+WINE_TEST_SECONDS = 240
 
 
 @nox.session(python=DEFAULT)
@@ -145,8 +146,9 @@ def wine(session: nox.Session) -> None:
             give_up(f"Wine cannot be set up here: {missing}")
         session.run("bash", "tests/wine/setup.sh", folder, external=True)
     bounded = ["timeout", "--kill-after=10", str(WINE_SECONDS)]
+    slow = ["--timeout", str(WINE_TEST_SECONDS)]
     try:
-        session.run(*bounded, launcher, "-m", "pytest", *WINE_TESTS, *session.posargs, external=True)
+        session.run(*bounded, launcher, "-m", "pytest", *slow, *WINE_TESTS, *session.posargs, external=True)
     finally:
         session.run(os.path.join(folder, "wstop"), external=True, success_codes=range(256))
 

@@ -80,6 +80,8 @@ async def _demo(settings: Settings) -> None:
         try:
             with trio.fail_after(4 * STEP_SECONDS):
                 await trio.to_thread.run_sync(_tour, Client(port), modes, abandon_on_cancel=True)
+        except trio.TooSlowError:
+            raise DemoFailed("it took too long") from None
         finally:
             server.stop()
 

@@ -27,9 +27,9 @@ from q9gent.containment import Containment, Death, Launch, Tree, open_containmen
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-PLAY_SECONDS = 40.0
-LINE_SECONDS = 20.0
-GONE_SECONDS = 3.0
+# Under Wine a Python starts in most of a second, and twenty of them on a busy machine in half a minute.
+PLAY_SECONDS, LINE_SECONDS = (200.0, 100.0) if sys.platform == "win32" else (80.0, 40.0)
+GONE_SECONDS = 8.0
 AGENT = (sys.executable, "-I", "-S", simulator.__file__)
 
 LIMITS = {

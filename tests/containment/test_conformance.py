@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -95,6 +96,24 @@ async def test_scrubbed_environment(stage: Stage) -> None:
     async with stage.actor("!child scrubbed\n!wait") as actor:
         await actor.children(1)
         await end(stage, actor, behaviour="scrubbed")
+
+
+@on_stage
+async def test_scrubbed_child(stage: Stage) -> None:
+    """A child that left the session and scrubbed its environment, but has its parent, dies with the run."""
+    session = str(uuid.uuid4())
+    program = (
+        "import subprocess, sys\n"
+        "child = [sys.executable, '-I', '-S', '-c', 'import time; time.sleep(600)', sys.argv[1]]\n"
+        "known = {name: value for name, value in __import__('os').environ.items() if name == 'SYSTEMROOT'}\n"
+        "child = subprocess.Popen(child, env=known, start_new_session=True)\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()"
+    )
+    argv = (sys.executable, "-I", "-S", "-c", program, session)
+    async with stage.play(Launch(argv=argv), session) as actor:
+        assert int(await actor.raw()) in [one.pid for one in actor.note()]
+        assert (await end(stage, actor)).killed == 2
 
 
 @on_stage

@@ -29,6 +29,7 @@ if sys.platform == "linux":
 
     from q9gent.containment import (
         ContainmentLost,
+        ContainmentUnavailable,
         Death,
         ExitStatus,
         Launch,
@@ -36,13 +37,14 @@ if sys.platform == "linux":
         _linux_fork_server,
         _linux_tree,
         linux,
+        open_containment,
     )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 STRATEGIES = ("linux",)
-PROMPT_SECONDS = 3.0  # what needs no time-out takes milliseconds
+PROMPT_SECONDS = 8.0  # what needs no time-out takes milliseconds; the shortest time-out is 11 s
 TREE = "!child daemon\n!child setsid\n!child scrubbed\n"
 STORM = 1000
 QUIET_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
@@ -165,9 +167,58 @@ def test_supervisor_stopped_again_and_again(stage: Stage, monkeypatch: pytest.Mo
         async with stage.play(Launch(argv=argv), session) as actor:
             assert await actor.raw() == b"1"
             actor.note()
-            with trio.fail_after(PROMPT_SECONDS + 1):
+            with trio.fail_after(PROMPT_SECONDS):
                 stage.assert_gone(actor, await actor.tree.end(0))
         await assert_runs(stage)
+
+    stage.perform(scenario)
+
+
+NEVER_REST = """
+import os, signal, time
+end = time.monotonic() + 20  # whatever becomes of the test
+for _ in range(16):
+    if os.fork() == 0:
+        os.setsid()
+        os.write(1, b"1\\n")
+        while time.monotonic() < end:
+            if os.fork():
+                os._exit(0)
+        os._exit(0)
+signal.pause()
+"""
+
+
+@on_stage
+async def test_lineages_that_never_rest(stage: Stage) -> None:
+    """Processes that fork and exit without a pause are chased until none is left: one round is not enough."""
+    session = str(uuid.uuid4())
+    argv = (sys.executable, "-I", "-S", "-c", NEVER_REST, session)
+    async with stage.play(Launch(argv=argv), session) as actor:
+        for _ in range(16):
+            assert await actor.raw() == b"1"
+        with trio.fail_after(PROMPT_SECONDS):
+            stage.assert_gone(actor, await actor.tree.end(0))
+
+
+def test_supervisor_that_does_not_answer(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A supervisor that hangs is killed by the fork server, which then ends the tree."""
+    deaf = _patched_helper(
+        str(tmp_path_factory.mktemp("helper")), {"supervisor.py": ('elif data[:1] == b"E":', "elif False:")}
+    )
+    monkeypatch.setattr(_linux_fork_server, "HELPER_FOLDER", deaf)
+    monkeypatch.setattr(_linux_tree, "KILL_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(_linux_tree, "ANSWER_TIMEOUT_SECONDS", 0.2)
+
+    async def scenario() -> None:
+        async with stage.actor(f"{TREE}!wait") as actor:
+            await actor.waiting()
+            supervisor = helpers_of.supervisor_of(actor.tree.pid)
+            with trio.fail_after(PROMPT_SECONDS):
+                stage.assert_gone(actor, await actor.tree.end(0))
+            assert supervisor not in [one.pid for one in everyone()]
 
     stage.perform(scenario)
 
@@ -511,8 +562,6 @@ def test_survivors(
 
 def _immune_helper(folder: str, timeout_seconds: float) -> str:
     """A copy of the helper to which the descendants of mode ``setsid`` are out of reach."""
-    target = os.path.join(folder, "helper")
-    shutil.copytree(os.path.join(_linux_fork_server.HELPER_FOLDER, "helper"), target)
     patches = {
         "supervisor.py": ("KILL_TIMEOUT_SECONDS = 10.0", f"KILL_TIMEOUT_SECONDS = {timeout_seconds}"),
         "processes.py": (
@@ -524,6 +573,13 @@ def _immune_helper(folder: str, timeout_seconds: float) -> str:
             ),
         ),
     }
+    return _patched_helper(folder, patches)
+
+
+def _patched_helper(folder: str, patches: dict[str, tuple[str, str]]) -> str:
+    """A copy of the helper with one thing changed in each of some files."""
+    target = os.path.join(folder, "helper")
+    shutil.copytree(os.path.join(_linux_fork_server.HELPER_FOLDER, "helper"), target)
     for name, (old, new) in patches.items():
         with open(os.path.join(target, name), "r+", encoding="utf-8") as file:
             text = file.read()
@@ -532,6 +588,42 @@ def _immune_helper(folder: str, timeout_seconds: float) -> str:
             file.write(text.replace(old, new))
             file.truncate()
     return folder
+
+
+# A system that is not up to it.
+
+
+@pytest.fixture
+def no_subreapers(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A system before Linux 3.4: the helper cannot become a subreaper, and ends."""
+    patches = {"fork_server.py": ("PR_SET_CHILD_SUBREAPER = 36", "PR_SET_CHILD_SUBREAPER = 99999")}
+    folder = _patched_helper(str(tmp_path_factory.mktemp("helper")), patches)
+    monkeypatch.setattr(_linux_fork_server, "HELPER_FOLDER", folder)
+
+
+@pytest.mark.usefixtures("no_subreapers")
+def test_without_subreapers_it_falls_back_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """`auto` takes the POSIX way, with a warning that names what is lost."""
+
+    async def main() -> str:
+        with trio.fail_after(PROMPT_SECONDS):
+            async with open_containment("auto") as containment:
+                return containment.name
+
+    assert trio.run(main) == "posix"
+    assert "what a run starts may escape" in caplog.text
+
+
+@pytest.mark.usefixtures("no_subreapers")
+def test_without_subreapers_the_named_strategy_is_refused() -> None:
+    """Who asks for the proof does not get less."""
+
+    async def main() -> None:
+        with trio.fail_after(PROMPT_SECONDS), pytest.raises(ContainmentUnavailable, match="did not start"):
+            async with open_containment("linux"):
+                pass
+
+    trio.run(main)
 
 
 # What a run is to the system.

@@ -29,7 +29,7 @@ if sys.platform == "linux":
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PROMPT_SECONDS = 5.0
+PROMPT_SECONDS = 8.0
 TREE = "!child daemon\n!child setsid\n!child scrubbed\n"
 MANY = 50
 STORM = 1000

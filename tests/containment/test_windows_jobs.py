@@ -41,6 +41,7 @@ pytestmark = [
 
 DETACHED = 0x8 | 0x200  # DETACHED_PROCESS, CREATE_NEW_PROCESS_GROUP
 BREAKAWAY = 0x01000000  # CREATE_BREAKAWAY_FROM_JOB
+TEST_SECONDS = 200  # a Python under Wine takes most of a second to start, and on a busy machine several
 LONG_SECONDS = 600  # longer than any test may take
 
 CHILD = f"""
@@ -130,7 +131,7 @@ def in_trio(test):
     @functools.wraps(test)
     def run(**fixtures):
         async def main():
-            with trio.fail_after(60):
+            with trio.fail_after(TEST_SECONDS):
                 await test(**fixtures)
 
         trio.run(main)
@@ -873,7 +874,7 @@ async def test_cancelled_before_starting_nothing_is_started(stage):
                 scope.cancel()
                 async with containment.open_tree(stage.launch("stay()"), grace_seconds=1):
                     pytest.fail("it was started")
-        assert count_handles() == before
+        assert count_handles() <= before  # idle threads of earlier tests may end meanwhile, with theirs
 
 
 # The server

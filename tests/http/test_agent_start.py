@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 from typing import TYPE_CHECKING, Any
@@ -116,3 +117,23 @@ def test_agent_has_clean_descriptors_and_signals(q9gent: Start) -> None:
     # Python ignores two by itself; the C library's posix_spawn two that are its own (32 and 33).
     assert set(report["ignored_signals"]) <= {signal.SIGPIPE, signal.SIGXFSZ, 32, 33}
     assert report["sid"] == report["pgid"] == report["pid"]
+
+
+def test_agent_has_the_descriptor_limit_that_the_server_was_started_with(
+    q9gent: Start, tmp_path: Any
+) -> None:
+    """The server raises its own, and does not pass that on: a program that uses `select` would break."""
+    script = tmp_path / "agent"
+    script.write_text("#!/bin/sh\nulimit -Sn\nulimit -Hn\n")
+    script.chmod(0o755)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lower = min(soft, hard - 1, 512)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lower, hard))
+    try:
+        program = q9gent("--claude-path", str(script), "--containment", "linux")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with ask_to_spawn(program, "x") as client:
+        printed = [event["data"] for event in client.whole() if event["type"] == "output"]
+    assert printed == [str(lower), str(hard)]
+    assert resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)

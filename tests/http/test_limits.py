@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from server_process import LiveServer
 
-PROMPT_SECONDS = 3.0
+PROMPT_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from server_process import LiveServer
 
-PROMPT_SECONDS = 5.0
+PROMPT_SECONDS = 8.0
 EXIT_SECONDS = 30.0
 
 

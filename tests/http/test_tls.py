@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from configured import Start
 
 
-PROMPT_SECONDS = 5.0
+PROMPT_SECONDS = 8.0
 
 
 def test_tls_streams_and_offers_http_1_1(q9gent: Start, folder: str, client_tls: ssl.SSLContext) -> None:

@@ -20,7 +20,7 @@ from q9gent import Settings
 from q9gent.http.exchange import Exchange
 from q9gent.http.http1 import READ_AHEAD_BYTES, Http1
 
-PROMPT_SECONDS = 3.0
+PROMPT_SECONDS = 10.0
 SHORT_SECONDS = 0.5
 
 

@@ -81,7 +81,7 @@ def test_a_stopped_pump_has_put_all_that_was_written(pieces: list[bytes], steps_
     async def main() -> None:
         tree, outbox = Tree(), SlowOutbox(1 << 20, Spool(0, None))
         pump = StdoutPump(tree, outbox, line_bytes=1 << 20)  # type: ignore[arg-type]
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pump.run)
                 for piece in pieces:
@@ -106,7 +106,7 @@ def test_a_line_that_is_too_long_ends_the_pump() -> None:
         tree = Tree()
         pump = StdoutPump(tree, Outbox(1 << 20, Spool(0, None)), line_bytes=64 * 1024)  # type: ignore[arg-type]
         tree.stdout.write(b"x" * (64 * 1024 + 1))
-        with pytest.raises(LineTooLong), trio.fail_after(10):
+        with pytest.raises(LineTooLong), trio.fail_after(60):
             await pump.run()
 
     trio.run(main)
@@ -119,7 +119,7 @@ def test_a_client_too_far_behind_ends_the_pump() -> None:
         tree = Tree()
         pump = StdoutPump(tree, Outbox(10, Spool(10, None)), line_bytes=64 * 1024)  # type: ignore[arg-type]
         tree.stdout.write(b"x" * 100 + b"\n")
-        with pytest.raises(SpoolFull), trio.fail_after(10):
+        with pytest.raises(SpoolFull), trio.fail_after(60):
             await pump.run()
 
     trio.run(main)
@@ -136,7 +136,7 @@ def test_the_result_line_is_recognised_wherever_its_type_stands(line: bytes) -> 
         pump = StdoutPump(tree, Outbox(1 << 20, Spool(0, None)), line_bytes=64 * 1024)  # type: ignore[arg-type]
         tree.stdout.write(line)
         tree.stdout.close()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await pump.run()
         assert pump.saw_result
 
@@ -149,7 +149,7 @@ def log_stderr(written: list[bytes]) -> None:
         for data in written:
             tree.stderr.write(data)
         tree.stderr.close()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await StderrPump(tree).run()  # type: ignore[arg-type]
 
     trio.run(main)
@@ -191,7 +191,7 @@ def test_what_arrives_in_the_step_of_the_stop_is_not_lost(memory_bytes: int) -> 
     async def main() -> None:
         tree, outbox = Tree(), Outbox(memory_bytes, Spool(1 << 20, None))
         pump = StdoutPump(tree, outbox, line_bytes=1 << 20)  # type: ignore[arg-type]
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pump.run)
                 await trio.testing.wait_all_tasks_blocked()
@@ -218,7 +218,7 @@ def test_every_line_is_in_the_outbox_whenever_the_pump_is_stopped(
     async def main() -> None:
         tree, outbox = Tree(), SlowOutbox(memory_bytes, Spool(1 << 20, None))
         pump = StdoutPump(tree, outbox, line_bytes=1 << 20)  # type: ignore[arg-type]
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pump.run)
                 for moment in moments:
@@ -242,7 +242,7 @@ def test_a_pump_that_is_stopped_waits_for_nobody() -> None:
     async def main() -> None:
         tree, outbox = Tree(), Outbox(1 << 20, Spool(0, None))
         pump = StdoutPump(tree, outbox, line_bytes=1 << 20)  # type: ignore[arg-type]
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pump.run)
                 await trio.testing.wait_all_tasks_blocked()
@@ -258,7 +258,7 @@ def test_what_a_process_prints_while_it_is_being_ended_counts() -> None:
     async def main() -> None:
         tree, outbox = Tree(), Outbox(1 << 20, Spool(0, None))
         pump = StdoutPump(tree, outbox, line_bytes=1 << 20)  # type: ignore[arg-type]
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pump.run)
                 await trio.testing.wait_all_tasks_blocked()
@@ -282,7 +282,7 @@ def test_a_line_that_merely_mentions_a_result_in_a_string_is_none() -> None:
         pump = StdoutPump(tree, Outbox(1 << 20, Spool(0, None)), line_bytes=64 * 1024)  # type: ignore[arg-type]
         tree.stdout.write(json.dumps({"type": "user", "text": '"type":"result"'}).encode() + b"\n")
         tree.stdout.close()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await pump.run()
         assert not pump.saw_result
 
