@@ -21,9 +21,7 @@ from functools import partial
 
 import trio
 
-WARM_UP_SECONDS = 90.0
-"""Until memory has had its peak: fragmented by the first crowds of stalled clients, it is then level."""
-
+WARM_UP_SECONDS = 15.0
 QUIET_SECONDS = 45.0
 MEMORY_GROWTH = 1.05
 REQUEST_SECONDS = 60.0
