@@ -31,6 +31,7 @@ def get_logger(name: str) -> BoundLogger:
     logger: BoundLogger = structlog.wrap_logger(
         logging.getLogger(name),
         wrapper_class=BoundLogger,
+        cache_logger_on_first_use=True,  # else each line builds its logger anew
         processors=[
             structlog.stdlib.filter_by_level,
             *_BEFORE,

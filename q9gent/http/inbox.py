@@ -7,7 +7,7 @@ two or three. Here only who is too far ahead waits.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 from hypercorn.trio.task_group import TaskGroup, _handle
@@ -29,14 +29,18 @@ class Inbox:
     def __init__(self) -> None:
         self._messages: deque[ASGIReceiveEvent] = deque()
         self._changed = trio.lowlevel.ParkingLot()
+        self._is_closed = False
 
     async def put(self, message: ASGIReceiveEvent) -> None:
-        """Append a message; waits only while many are unread.
+        """Append a message; waits only while many are unread. After ``close`` it is dropped.
 
         Cancellation: it was not appended.
         """
-        while len(self._messages) >= MESSAGES_AHEAD and message["type"] != "http.disconnect":
+        urgent = message["type"] == "http.disconnect"
+        while len(self._messages) >= MESSAGES_AHEAD and not urgent and not self._is_closed:
             await self._changed.park()
+        if self._is_closed:
+            return
         self._messages.append(message)
         self._changed.unpark_all()
 
@@ -47,6 +51,12 @@ class Inbox:
         message = self._messages.popleft()
         self._changed.unpark_all()
         return message
+
+    def close(self) -> None:
+        """Nobody receives any more: hold up no sender."""
+        self._is_closed = True
+        self._messages.clear()
+        self._changed.unpark_all()
 
 
 class InboxTaskGroup(TaskGroup):
@@ -63,6 +73,14 @@ class InboxTaskGroup(TaskGroup):
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
         """Start the application for one request, and return what takes its messages."""
         inbox = Inbox()
-        arguments: tuple[Any, ...] = (inbox.receive, send, trio.to_thread.run_sync, trio.from_thread.run)
-        self._nursery.start_soon(_handle, app, config, scope, *arguments)
+
+        async def answer() -> None:
+            try:
+                await _handle(
+                    app, config, scope, inbox.receive, send, trio.to_thread.run_sync, trio.from_thread.run
+                )
+            finally:
+                inbox.close()
+
+        self._nursery.start_soon(answer)
         return inbox.put

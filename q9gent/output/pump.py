@@ -236,7 +236,7 @@ class StderrPump(_Pump):
     def _digest_rest(self) -> bytes:
         self._log(self._framer.finish())
         if self._dropped:
-            logger.warning("more stderr, not logged", bytes=self._dropped)
+            self._context.run(self._log_dropped)
         return b""
 
     def _offer(self, output: bytes) -> bool:
@@ -248,6 +248,9 @@ class StderrPump(_Pump):
     def _log(self, block: bytes) -> None:
         if block:
             self._context.run(self._log_lines, block)
+
+    def _log_dropped(self) -> None:
+        logger.warning("more stderr, not logged", bytes=self._dropped)
 
     def _log_lines(self, block: bytes) -> None:
         for line in block.split(b"\n"):

@@ -57,6 +57,7 @@ def test_defect_inside_a_run_is_logged(
         await trio.to_thread.run_sync(gone.wait, DEADLINE_SECONDS)
         raise ZeroDivisionError
 
+    monkeypatch.setattr(StdoutPump, "start", lambda _, need_task: need_task())
     monkeypatch.setattr(StdoutPump, "run", broken)
     client = RawClient(running.address)
     client.send(spawn_bytes("!wait"))
