@@ -5,9 +5,9 @@ the pipe again, about 80 µs, where handing a line on costs 20. The hub watches 
 and reads every one that is ready in a plain loop.
 
 It also *moderates*, as network cards do. A hundred agents that print at once wake the server a hundred
-times; so a pipe that has shown to bring little at a time *settles*, and settled pipes are read in rounds, at
-most one a tick. A young pipe is read at once, and so is one that brings much. Few pipes never settle: with
-nobody to share a round, waiting would only delay.
+times, and one that prints fast wakes it for every few lines. So a pipe that brings little, and again at once,
+*settles*: settled pipes are read in rounds, one a tick. A tick is short while a pipe brings much, so that none
+fills up, and a pipe that has been quiet for a while is young again: its next line is read at once.
 
 The hub owns no run. Whoever adds a pipe forgets it again before closing it, and has a task of its own for
 whatever takes time: a handler is a plain function, called with what was read, and must not wait.
@@ -23,6 +23,7 @@ import ctypes
 import os
 import select
 import struct
+import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -39,17 +40,25 @@ READ_BYTES = 64 * 1024
 READS_AT_ONCE = 4
 """How often a pipe that is full is read before the others have their turn: together one enlarged pipe."""
 
-TICK_SECONDS = 0.006
-"""The time between two rounds: what moderation adds to a line's way, at most. Shorter ticks wake the server
-more often than lines come; longer ones show."""
+LONGEST_TICK_SECONDS = 0.006
+"""The time between two rounds, and so what moderation adds to a line's way, at most. Shorter ticks wake the
+server more often than lines come; longer ones show."""
+
+SHORTEST_TICK_SECONDS = 0.0005
+
+ROUND_BYTES = 16 * 1024
+"""What a round shall find in the fullest pipe, the tick being as long as it takes: half of the smallest pipe."""
 
 SMALL_BYTES = 8 * 1024
 """A read of less brings little: copying it costs less than waking up for it."""
 
-SMALL_READS_TO_SETTLE = 2
+QUIET_SECONDS = 0.015
+"""A pipe that brings something more often than this can settle; one that has not for this long is young."""
 
-PIPES_TO_MODERATE = 8
-"""With fewer pipes a round has hardly anything to gather."""
+SHARED_QUIET_SECONDS = 0.1
+"""The same where many pipes share the rounds: a round is made anyway."""
+
+PIPES_TO_SHARE = 8
 
 _TFD_NONBLOCK, _TFD_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 
@@ -57,12 +66,12 @@ logger = get_logger("q9gent.hub")
 
 
 class _Pipe:
-    __slots__ = ("fd", "handler", "is_settled", "small_reads")
+    __slots__ = ("fd", "handler", "is_settled", "read_at", "small_reads")
 
     def __init__(self, fd: int, handler: Callable[[bytes], None]) -> None:
         self.fd = fd
         self.handler = handler
-        self.small_reads = 0
+        self.read_at = 0.0
         self.is_settled = False
 
 
@@ -76,6 +85,7 @@ class EpollHub:
         self._ready = select.epoll()  # young pipes, and the two below
         self._settled = select.epoll()
         self._timer = _Timer()
+        self._tick = LONGEST_TICK_SECONDS
         self._ready.register(self._timer.fd, select.EPOLLIN)
         self._ready.register(self._settled.fileno(), select.EPOLLIN | select.EPOLLONESHOT)
 
@@ -105,30 +115,63 @@ class EpollHub:
             await trio.lowlevel.wait_readable(ready_fd)
             for fd, _events in self._ready.poll(0):
                 if fd == timer_fd:
-                    self._serve_settled()
+                    self._make_round()
                 elif fd == settled_fd:
-                    self._timer.start(TICK_SECONDS)  # disarmed itself: the timer watches now
+                    self._begin_rounds()
                 else:
-                    self._serve(fd)
+                    self._serve_young(fd)
 
-    def _serve_settled(self) -> None:
+    def _serve_young(self, fd: int) -> None:
+        size = self._serve(fd)
+        pipe = self._pipes.get(fd)
+        if pipe is None or not self._moderate:
+            return
+        now = time.monotonic()
+        gap, pipe.read_at = now - pipe.read_at, now
+        if size < SMALL_BYTES and gap < self._quiet_seconds():
+            self._move(pipe, self._ready, self._settled)
+            if gap < SHORTEST_TICK_SECONDS * 2:
+                self._tick = SHORTEST_TICK_SECONDS  # a fast one would fill up in a long tick
+
+    def _quiet_seconds(self) -> float:
+        return SHARED_QUIET_SECONDS if len(self._pipes) >= PIPES_TO_SHARE else QUIET_SECONDS
+
+    def _begin_rounds(self) -> None:
+        """Settled pipes have something, after a while in which none had."""
+        oldest = time.monotonic() - self._quiet_seconds()
+        for fd, _events in self._settled.poll(0):
+            pipe = self._pipes[fd]
+            if pipe.read_at < oldest:
+                self._move(pipe, self._settled, self._ready)
+                self._serve_young(fd)
+        self._timer.set(self._tick)
+
+    def _make_round(self) -> None:
         self._timer.acknowledge()
-        ready = self._settled.poll(0)
-        for fd, _events in ready:
-            self._serve(fd)
-        if len(ready) < 2:  # nothing to gather: wait for the next line, not for the next tick
-            self._timer.stop()
+        now, fullest = time.monotonic(), 0
+        for fd, _events in self._settled.poll(0):
+            if fd in self._pipes:  # else forgotten by a handler of this round
+                self._pipes[fd].read_at = now
+                fullest = max(fullest, self._serve(fd))
+        if fullest:
+            tick = self._tick * ROUND_BYTES / fullest
+            self._tick = min(LONGEST_TICK_SECONDS, max(SHORTEST_TICK_SECONDS, tick))
+            self._timer.set(self._tick)
+        else:  # wait for the next line, not for the next tick
+            self._timer.set(0)
             self._ready.modify(self._settled.fileno(), select.EPOLLIN | select.EPOLLONESHOT)
 
-    def _serve(self, fd: int) -> None:
+    def _serve(self, fd: int) -> int:
+        """Read a pipe until it is empty, or has had its turn; return how much there was."""
+        size = 0
         for _ in range(READS_AT_ONCE):
             pipe = self._pipes.get(fd)
             if pipe is None:  # forgotten by a handler of this round
-                return
+                break
             try:
                 data = os.read(fd, READ_BYTES)
             except BlockingIOError:
-                return
+                break
             except OSError:  # a socket that was reset
                 data = b""
             if not data:
@@ -138,22 +181,10 @@ class EpollHub:
             except Exception:
                 logger.exception("handler failed")
                 self.forget(fd)
+            size += len(data)
             if len(data) < READ_BYTES:
-                if data and self._moderate:
-                    self._moderate_pipe(pipe, len(data))
-                return
-
-    def _moderate_pipe(self, pipe: _Pipe, size: int) -> None:
-        if self._pipes.get(pipe.fd) is not pipe:
-            return
-        if size >= SMALL_BYTES:
-            pipe.small_reads = 0
-            if pipe.is_settled:
-                self._move(pipe, self._settled, self._ready)
-        elif not pipe.is_settled:
-            pipe.small_reads += 1
-            if pipe.small_reads >= SMALL_READS_TO_SETTLE and len(self._pipes) >= PIPES_TO_MODERATE:
-                self._move(pipe, self._ready, self._settled)
+                break
+        return size
 
     def _move(self, pipe: _Pipe, source: select.epoll, target: select.epoll) -> None:
         source.unregister(pipe.fd)
@@ -175,18 +206,17 @@ class _Timer:
         self.fd = self._libc.timerfd_create(1, _TFD_NONBLOCK | _TFD_CLOEXEC)  # CLOCK_MONOTONIC
         if self.fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._seconds = 0.0
 
-    def _set(self, seconds: float) -> None:
+    def set(self, seconds: float) -> None:
+        """Have it tick that often, or with 0 never."""
+        if seconds == self._seconds:
+            return
+        self._seconds = seconds
         nanoseconds = int(seconds * 1e9)
         specification = struct.pack("@4l", 0, nanoseconds, 0, nanoseconds)
         if self._libc.timerfd_settime(self.fd, 0, specification, None):
             raise OSError(ctypes.get_errno(), "timerfd_settime")
-
-    def start(self, seconds: float) -> None:
-        self._set(seconds)
-
-    def stop(self) -> None:
-        self._set(0)
 
     def acknowledge(self) -> None:
         with suppress(BlockingIOError):
