@@ -33,6 +33,7 @@ from q9gent.log import get_logger
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from hypercorn.config import Config
     from hypercorn.events import Event
@@ -70,6 +71,9 @@ class Connection(TCPServer):
 
     protocol: Http1  # type: ignore[assignment]
 
+    send_nowait: Callable[[bytes], int]
+    """See ``SocketStream.send_nowait``; for who has the connection's only stream, and no TLS."""
+
     def __init__(
         self,
         app: AppWrapper,
@@ -87,6 +91,7 @@ class Connection(TCPServer):
         if ssl_context is not None:
             self._tls = trio.SSLStream(self._transport, ssl_context, server_side=True, https_compatible=True)
         super().__init__(app, config, context, ConnectionState({}), self._tls or self._transport)  # type: ignore[arg-type]
+        self.send_nowait = self._transport.send_nowait
         self._reading: trio.CancelScope | None = None
         self._is_waiting = False  # for bytes, and so may be woken
         self._look_again = False
@@ -158,13 +163,6 @@ class Connection(TCPServer):
         """Whether what is written to the socket is what the client reads: there is no TLS in between."""
         return self._tls is None
 
-    def send_nowait(self, data: bytes) -> int:
-        """Send what the client's socket takes at once; see ``SocketStream.send_nowait``.
-
-        For who has the connection's only stream, and no TLS.
-        """
-        return 0 if self.send_lock.locked() else self._transport.send_nowait(data)
-
     def enclose_next(self, *, before: bytes = b"", after: bytes = b"") -> None:
         """Have bytes sent together with the next that the protocol sends."""
         self._before, self._after = before, after
@@ -186,7 +184,7 @@ class Connection(TCPServer):
         if self._before or self._after:
             data = self._before + data + self._after
             self._before = self._after = b""
-        if self.is_plain:
+        if self.is_plain and not self.send_lock.locked():
             data = data[self.send_nowait(data) :]
             if not data:
                 return

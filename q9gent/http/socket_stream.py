@@ -25,6 +25,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
     def __init__(self, stream: trio.SocketStream, stall_seconds: float) -> None:
         self._stream = stream
         self.socket = stream.socket
+        self._fileno = stream.socket.fileno
         self.stalled = False
         self._stall_seconds = stall_seconds
         self._sending: trio.CancelScope | None = None
@@ -64,11 +65,10 @@ class SocketStream(trio.abc.HalfCloseableStream):
 
         Never while a ``send_all`` is in progress. A peer that is gone takes nothing: ``send_all`` says so.
         """
-        fd = self.socket.fileno()
-        if not HAS_PLAIN_IO or fd < 0:
+        if not HAS_PLAIN_IO:
             return 0
         try:
-            return os.write(fd, data)
+            return os.write(self._fileno(), data)  # -1 once it is closed: no descriptor
         except OSError:
             return 0
 

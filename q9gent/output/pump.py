@@ -7,6 +7,7 @@ takes what is left in the pipe and never waits again, as somebody outside the tr
 
 from __future__ import annotations
 
+import operator
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ class _Pump:
 
     def __init__(self, source: ByteSource, hub: Hub | None) -> None:
         self._source = source
+        self._offer: Callable[[bytes], bool] = operator.not_  # puts what takes no waiting; else false
         self._hub = hub if source.fileno() is not None else None
         self._need_task: Callable[[], None] = lambda: None
         self._receiving: trio.CancelScope | None = None
@@ -153,10 +155,6 @@ class _Pump:
         """Return what is to be put when nothing follows."""
         raise NotImplementedError
 
-    def _offer(self, output: bytes) -> bool:
-        """Put it if that takes no waiting."""
-        raise NotImplementedError
-
     async def _put(self, output: bytes) -> None:
         """Put it."""
         raise NotImplementedError
@@ -184,6 +182,7 @@ class StdoutPump(_Pump):
     def __init__(self, tree: Tree, outbox: Outbox, *, line_bytes: int, hub: Hub | None = None) -> None:
         super().__init__(tree.stdout, hub)
         self._outbox = outbox
+        self._offer = outbox.offer
         self._framer = LineFramer(line_bytes)
         self.lines = 0
         self.bytes = 0
@@ -207,9 +206,6 @@ class StdoutPump(_Pump):
         events, count = encode_output(block)
         self.lines += count
         return events
-
-    def _offer(self, output: bytes) -> bool:
-        return self._outbox.offer(output)
 
     async def _put(self, output: bytes) -> None:
         if output:
@@ -238,9 +234,6 @@ class StderrPump(_Pump):
         if self._dropped:
             self._context.run(self._log_dropped)
         return b""
-
-    def _offer(self, output: bytes) -> bool:
-        return not output
 
     async def _put(self, output: bytes) -> None:
         """Nothing: lines are logged as they come."""
