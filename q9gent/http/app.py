@@ -18,6 +18,7 @@ from q9gent.agent import AgentProgram
 from q9gent.containment import ContainmentUnavailable, open_containment
 from q9gent.errors import ProcessSpawnFailed, Q9gentError, SessionStoreFailed
 from q9gent.http.body import BodyRequest
+from q9gent.http.console import console_blueprint
 from q9gent.http.exchange import Exchange
 from q9gent.http.problems import framework_response, problem_response, unexpected_response
 from q9gent.http.routes import api
@@ -115,6 +116,8 @@ def create_app(settings: Settings, *, store: SessionStore | None = None) -> Q9ge
     app.config["BODY_TIMEOUT"] = None  # the route has its own
     app.config["RESPONSE_TIMEOUT"] = None  # a stream ends when its run does
     app.register_blueprint(api)
+    if settings.console:
+        app.register_blueprint(console_blueprint())
 
     async def on_problem(error: Q9gentError) -> Response:
         return problem_response(error)
