@@ -38,6 +38,9 @@ def _interpreter(version: str) -> str | None:
 INSTALLED = [program for version in SUPPORTED if (program := _interpreter(version))]
 DEFAULT = INSTALLED[0]
 
+# They have sessions of their own.
+APART = [f"--ignore=tests/{folder}" for folder in ("browser", "deploy", "e2e", "wine")]
+
 
 def _group(name: str) -> list[str]:
     return nox.project.dependency_groups(PROJECT, name)
@@ -48,7 +51,7 @@ def tests(session: nox.Session) -> None:
     """The test suite, on every supported Python that is installed; coverage is measured on the first."""
     session.install("-e", ".", *_group("test"))
     workers = ["-n", os.environ.get("Q9GENT_TEST_WORKERS", "3"), "--dist", "worksteal"]
-    arguments = ["--ignore=tests/e2e", "--ignore=tests/wine", *workers, *session.posargs]
+    arguments = [*APART, *workers, *session.posargs]
     if session.python != DEFAULT:
         session.run("pytest", *arguments)
         return
@@ -97,12 +100,48 @@ def e2e(session: nox.Session) -> None:
     session.run("pytest", "tests/e2e", *session.posargs)
 
 
+def _debian(session: nox.Session, packages: dict[str, str]) -> None:
+    """Install Debian packages whose programs are missing; skip the session where that cannot be done.
+
+    Args:
+        session: The session.
+        packages: Programs, and the package that each is in.
+    """
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin"
+    missing = [package for program, package in packages.items() if shutil.which(program, path=path) is None]
+    if not missing:
+        return
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        give_up = session.error if os.environ.get("CI") else session.skip
+        give_up(f"missing, and installing it takes root and apt-get: {', '.join(missing)}")
+    session.run("apt-get", "update", "-qq", external=True, silent=True)
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
+    session.run(*install, external=True, silent=True, env={"DEBIAN_FRONTEND": "noninteractive"})
+
+
+@nox.session(python=DEFAULT)
+def browser(session: nox.Session) -> None:
+    """The console in a headless Chromium. Q9GENT_SCREENSHOTS=folder has it write what it saw."""
+    _debian(session, {"chromium": "chromium", "chromedriver": "chromium-driver"})
+    # Not editable: the page must be in the wheel.
+    session.install(".", *_group("test"), *_group("browser"))
+    session.run("pytest", "tests/browser", *session.posargs)
+
+
+@nox.session(python=DEFAULT)
+def deploy(session: nox.Session) -> None:
+    """What deploy/ has: nginx really runs, systemd reads its unit, the manifests keep their promises."""
+    _debian(session, {"nginx": "nginx-light", "systemd-analyze": "systemd", "unshare": "util-linux"})
+    session.install("-e", ".", *_group("test"), *_group("deploy"))
+    session.run("pytest", "tests/deploy", *session.posargs)
+
+
 @nox.session(python=DEFAULT)
 def minimums(session: nox.Session) -> None:
     """The suite on the oldest dependencies that pyproject.toml allows."""
     lowest = [line.replace(">=", "==").partition(",")[0] for line in PROJECT["project"]["dependencies"]]
     session.install("-e", ".", *lowest, *_group("test"))
-    session.run("pytest", "--ignore=tests/e2e", "--ignore=tests/wine", *session.posargs)
+    session.run("pytest", *APART, *session.posargs)
 
 
 WINE_TESTS = [

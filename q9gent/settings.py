@@ -67,6 +67,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         tuple[str, ...],
         Meta(description="An origin whose web pages may call this server (repeatable; default: none)."),
     ] = ()
+    console: Annotated[
+        bool,
+        Meta(description="Serve a console for people at `/console`: live runs, sessions, a run's output."),
+    ] = False
     max_runs: Annotated[
         int,
         Meta(

@@ -56,7 +56,7 @@ def serve_command(settings: Settings) -> int:
 
     def on_started() -> None:
         print_line(f"🚀 Server listening on {', '.join(sockets.urls)}")
-        print_line(f"📍 Endpoints: {ENDPOINTS}")
+        print_line(f"📍 Endpoints: {ENDPOINTS}{', /console' if settings.console else ''}")
         if not sockets.are_loopback_only:
             logger.warning(
                 "not bound to a loopback address alone: whoever reaches this port can run agents as"

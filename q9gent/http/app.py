@@ -18,6 +18,7 @@ from q9gent.agent import AgentProgram
 from q9gent.containment import ContainmentUnavailable, open_containment
 from q9gent.errors import ProcessSpawnFailed, Q9gentError, SessionStoreFailed
 from q9gent.http.body import BodyRequest
+from q9gent.http.console import console_blueprint
 from q9gent.http.exchange import Exchange
 from q9gent.http.metrics import metrics_api
 from q9gent.http.problems import framework_response, problem_response, unexpected_response
@@ -136,6 +137,8 @@ def create_app(settings: Settings, *, store: SessionStore | None = None) -> Q9ge
     app.register_blueprint(api)
     if metrics is not None:
         app.register_blueprint(metrics_api)
+    if settings.console:
+        app.register_blueprint(console_blueprint())
 
     async def on_problem(error: Q9gentError) -> Response:
         return problem_response(error)

@@ -42,6 +42,8 @@ FLAG = re.compile(r"(?<![\w/-])--[a-z][A-Za-z-]*[a-zA-Z]")
 VARIABLE = re.compile(rf"\b{ENVIRONMENT_PREFIX}[A-Z_]+")
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
 
+SOME_ID = "550e8400-e29b-41d4-a716-446655440000"
+
 FLAGS_OF_OTHERS = {
     # the conformance suite
     *("--conformance-table", "--strategy"),
@@ -60,8 +62,23 @@ FLAGS_OF_OTHERS = {
     *("--session-id", "--system-prompt-snapshot", "--tools", "--verbose"),
     # the benchmarks
     *("--claude", "--json", "--only", "--peer", "--plot", "--python", "--quick", "--rounds"),
-    # curl; a placeholder
-    *("--cacert", "--cert", "--unix-socket", "--option"),
+    *("--mcp-config", "--strict-mcp-config"),
+    # curl, jq; a placeholder
+    *("--arg", "--cacert", "--cert", "--fail-with-body", "--unix-socket", "--option"),
+    # docker, kubectl, systemd, pip, apt-get, useradd, ps; an MCP server's
+    *(
+        "--build",
+        "--entrypoint",
+        "--forest",
+        "--from",
+        "--from-literal",
+        "--init",
+        "--now",
+        "--read-only",
+        "--rm",
+    ),
+    *("--create-home", "--home-dir", "--interval", "--no-cache-dir", "--no-install-recommends", "--shell"),
+    *("--start-period", "--system", "--timeout", "--uid"),
 }
 
 
@@ -109,7 +126,8 @@ def blocks(language: str) -> Iterator[Any]:
 def curls() -> Iterator[Any]:
     """The bodies that pages post with curl, as test parameters."""
     for name in PAGES:
-        for number, match in enumerate(CURL.finditer(page(name)), 1):
+        text = page(name).replace("""'"$SESSION_ID"'""", SOME_ID)  # the shell puts one in there
+        for number, match in enumerate(CURL.finditer(text), 1):
             yield pytest.param(match["path"], match["body"], id=f"{name}-{number}")
 
 
@@ -208,7 +226,7 @@ def test_mentioned_variables_exist() -> None:
 
 def test_every_route_is_documented() -> None:
     """The page has a section for each method and path that is routed, and for no other."""
-    rules = create_app(Settings(metrics=True)).url_map.iter_rules()
+    rules = create_app(Settings(console=True, metrics=True)).url_map.iter_rules()
     routes = {
         f"`{method} {re.sub('<[^>]*>', '{id}', rule.rule)}`"
         for rule in rules
