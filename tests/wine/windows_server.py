@@ -24,7 +24,7 @@ from sse_events import Event, events, whole
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 120.0
 POLL_SECONDS = 0.02
 START_LINES = 5
 
