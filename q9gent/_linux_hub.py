@@ -138,9 +138,9 @@ class EpollHub:
             except Exception:
                 logger.exception("handler failed")
                 self.forget(fd)
+            if data and self._moderate:
+                self._moderate_pipe(pipe, len(data))
             if len(data) < READ_BYTES:
-                if data and self._moderate:
-                    self._moderate_pipe(pipe, len(data))
                 return
 
     def _moderate_pipe(self, pipe: _Pipe, size: int) -> None:
@@ -156,8 +156,11 @@ class EpollHub:
                 self._move(pipe, self._ready, self._settled)
 
     def _move(self, pipe: _Pipe, source: select.epoll, target: select.epoll) -> None:
+        try:
+            target.register(pipe.fd, select.EPOLLIN)
+        except OSError:  # the system watches enough already: it stays where it is
+            return
         source.unregister(pipe.fd)
-        target.register(pipe.fd, select.EPOLLIN)
         pipe.is_settled = target is self._settled
 
     def close(self) -> None:

@@ -28,17 +28,24 @@ class Inbox:
 
     def __init__(self) -> None:
         self._messages: deque[ASGIReceiveEvent] = deque()
+        self._closed = False
         self._changed = trio.lowlevel.ParkingLot()
 
     async def put(self, message: ASGIReceiveEvent) -> None:
-        """Append a message; waits only while many are unread.
+        """Append a message; waits only while many are unread. Once closed, it is dropped.
 
         Cancellation: it was not appended.
         """
-        while len(self._messages) >= MESSAGES_AHEAD and message["type"] != "http.disconnect":
+        while self._is_full and message["type"] != "http.disconnect":
             await self._changed.park()
+        if self._closed:
+            return
         self._messages.append(message)
         self._changed.unpark_all()
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._messages) >= MESSAGES_AHEAD and not self._closed
 
     async def receive(self) -> ASGIReceiveEvent:
         """Wait for a message and return it. Cancellation: nothing is lost."""
@@ -47,6 +54,12 @@ class Inbox:
         message = self._messages.popleft()
         self._changed.unpark_all()
         return message
+
+    def close(self) -> None:
+        """Keep nobody waiting any more: the receiver has ended, perhaps with much unread."""
+        self._closed = True
+        self._messages.clear()
+        self._changed.unpark_all()
 
 
 class InboxTaskGroup(TaskGroup):
@@ -64,5 +77,12 @@ class InboxTaskGroup(TaskGroup):
         """Start the application for one request, and return what takes its messages."""
         inbox = Inbox()
         arguments: tuple[Any, ...] = (inbox.receive, send, trio.to_thread.run_sync, trio.from_thread.run)
-        self._nursery.start_soon(_handle, app, config, scope, *arguments)
+
+        async def handle() -> None:
+            try:
+                await _handle(app, config, scope, *arguments)
+            finally:
+                inbox.close()
+
+        self._nursery.start_soon(handle)
         return inbox.put

@@ -236,7 +236,7 @@ class StderrPump(_Pump):
     def _digest_rest(self) -> bytes:
         self._log(self._framer.finish())
         if self._dropped:
-            logger.warning("more stderr, not logged", bytes=self._dropped)
+            self._context.run(logger.warning, "more stderr, not logged", bytes=self._dropped)
         return b""
 
     def _offer(self, output: bytes) -> bool:
