@@ -7,7 +7,7 @@ two or three. Here only who is too far ahead waits.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 from hypercorn.trio.task_group import TaskGroup, _handle
@@ -28,21 +28,24 @@ class Inbox:
 
     def __init__(self) -> None:
         self._messages: deque[ASGIReceiveEvent] = deque()
+        self._closed = False
         self._changed = trio.lowlevel.ParkingLot()
-        self._is_closed = False
 
     async def put(self, message: ASGIReceiveEvent) -> None:
-        """Append a message; waits only while many are unread. After ``close`` it is dropped.
+        """Append a message; waits only while many are unread. Once closed, it is dropped.
 
         Cancellation: it was not appended.
         """
-        urgent = message["type"] == "http.disconnect"
-        while len(self._messages) >= MESSAGES_AHEAD and not urgent and not self._is_closed:
+        while self._is_full and message["type"] != "http.disconnect":
             await self._changed.park()
-        if self._is_closed:
+        if self._closed:
             return
         self._messages.append(message)
         self._changed.unpark_all()
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._messages) >= MESSAGES_AHEAD and not self._closed
 
     async def receive(self) -> ASGIReceiveEvent:
         """Wait for a message and return it. Cancellation: nothing is lost."""
@@ -53,8 +56,8 @@ class Inbox:
         return message
 
     def close(self) -> None:
-        """Nobody receives any more: hold up no sender."""
-        self._is_closed = True
+        """Keep nobody waiting any more: the receiver has ended, perhaps with much unread."""
+        self._closed = True
         self._messages.clear()
         self._changed.unpark_all()
 
@@ -73,14 +76,13 @@ class InboxTaskGroup(TaskGroup):
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
         """Start the application for one request, and return what takes its messages."""
         inbox = Inbox()
+        arguments: tuple[Any, ...] = (inbox.receive, send, trio.to_thread.run_sync, trio.from_thread.run)
 
-        async def answer() -> None:
+        async def handle() -> None:
             try:
-                await _handle(
-                    app, config, scope, inbox.receive, send, trio.to_thread.run_sync, trio.from_thread.run
-                )
+                await _handle(app, config, scope, *arguments)
             finally:
                 inbox.close()
 
-        self._nursery.start_soon(answer)
+        self._nursery.start_soon(handle)
         return inbox.put
