@@ -28,6 +28,7 @@ def holdings() -> dict[str, int]:
         "tasks": trio.lowlevel.current_statistics().tasks_living,
         "threads": threading.active_count(),
         "descriptors": len(os.listdir("/proc/self/fd")),
+        "blocks": sys.getallocatedblocks(),
         "rss_kib": int(status["VmRSS"].split()[0]),
     }
 
