@@ -141,8 +141,8 @@ class EpollHub:
         """Settled pipes have something, after a while in which none had."""
         oldest = time.monotonic() - self._quiet_seconds()
         for fd, _events in self._settled.poll(0):
-            pipe = self._pipes[fd]
-            if pipe.read_at < oldest:
+            pipe = self._pipes.get(fd)  # none, or another by now, where a handler of this loop forgot it
+            if pipe is not None and pipe.is_settled and pipe.read_at < oldest:
                 self._move(pipe, self._settled, self._ready)
                 self._serve_young(fd)
         self._timer.set(self._tick)
@@ -188,8 +188,11 @@ class EpollHub:
         return size
 
     def _move(self, pipe: _Pipe, source: select.epoll, target: select.epoll) -> None:
+        try:
+            target.register(pipe.fd, select.EPOLLIN)
+        except OSError:  # the system watches enough already: it stays where it is
+            return
         source.unregister(pipe.fd)
-        target.register(pipe.fd, select.EPOLLIN)
         pipe.is_settled = target is self._settled
 
     def close(self) -> None:

@@ -188,15 +188,15 @@ class Connection(TCPServer):
             data = data[self.send_nowait(data) :]
             if not data:
                 return
-        async with self.send_lock:
-            try:
+        try:
+            async with self.send_lock:
                 await self.stream.send_all(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                await trio.aclose_forcefully(self._transport)
-                await self.protocol.handle(Closed())
-            except trio.Cancelled:
-                await trio.aclose_forcefully(self._transport)
-                raise
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await trio.aclose_forcefully(self._transport)
+            await self.protocol.handle(Closed())
+        except trio.Cancelled:  # also while it waits for the lock: a part has perhaps been sent
+            await trio.aclose_forcefully(self._transport)
+            raise
 
     def _set_idle(self, idle: bool) -> None:  # noqa: FBT001 (the protocol's own word)
         """Between requests, and until a request's headers are whole, the client's time is short."""

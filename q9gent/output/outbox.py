@@ -49,6 +49,7 @@ class Outbox:
         self._last: bytes | None = None
         self._discarding = False
         self._express: Callable[[bytes], bool] | None = None
+        self._express_holds = False  # something back, which its owner has yet to send
         self._arrival = trio.Event()
         self.is_finished = False
 
@@ -68,9 +69,10 @@ class Outbox:
         Returns:
             Whether they were taken; else they must be ``put``.
         """
-        if self._express is not None:  # nothing is before them
+        if self._express is not None and not self._pieces:  # nothing is before them
             if not self._express(events):
                 self._express = None
+                self._express_holds = True
                 self._arrival.set()
             return True
         if self._discarding:
@@ -134,6 +136,9 @@ class Outbox:
         Cancellation: nothing is lost while waiting.
         """
         while True:
+            if self._express_holds:  # asked first, as a cancelled wait must not forget it
+                self._express_holds = False
+                return b""
             if self._pieces:
                 return self._take_from_memory()
             if self._spooling:
@@ -152,10 +157,7 @@ class Outbox:
             try:
                 await self._arrival.wait()
             finally:
-                lagging = express is not None and self._express is None and not self._spooling
                 self._express = None
-            if lagging:
-                return b""
 
     def _take_from_memory(self) -> bytes:
         if self._in_memory <= PIECE_BYTES:
