@@ -1,0 +1,562 @@
+"""One task that reads many pipes: each gets its own bytes, all of them, and none can harm another."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("only Linux has a hub", allow_module_level=True)
+
+import errno
+import logging
+import os
+import select
+import socket
+import struct
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from q9gent import _linux_hub
+from q9gent._linux_hub import PIPES_TO_MODERATE, READ_BYTES, READS_AT_ONCE, EpollHub, open_epoll_hub
+from q9gent.hub import open_hub
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+DEADLINE_SECONDS = 60
+
+
+class Pipe:
+    """A pipe whose reading end the hub has.
+
+    Attributes:
+        got: What was handed over, piece by piece.
+    """
+
+    def __init__(self) -> None:
+        self.fd, self.write_fd = os.pipe()
+        os.set_blocking(self.fd, False)
+        self.got: list[bytes] = []
+
+    def take(self, data: bytes) -> None:
+        self.got.append(data)
+
+    @property
+    def text(self) -> bytes:
+        return b"".join(self.got)
+
+    @property
+    def ended(self) -> bool:
+        return b"" in self.got
+
+    def write(self, data: bytes) -> None:
+        os.write(self.write_fd, data)
+
+    def close_write(self) -> None:
+        if self.write_fd >= 0:
+            os.close(self.write_fd)
+            self.write_fd = -1
+
+    def close(self) -> None:
+        self.close_write()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+@contextmanager
+def pipes(count: int) -> Iterator[list[Pipe]]:
+    made = [Pipe() for _ in range(count)]
+    try:
+        yield made
+    finally:
+        for pipe in made:
+            pipe.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the hub go on until something is true of what it has done."""
+    with trio.fail_after(DEADLINE_SECONDS):
+        while not condition():
+            await trio.sleep(0.001)
+
+
+async def quiet() -> None:
+    """Let it go on for some rounds: for what must not happen."""
+    await trio.sleep(4 * _linux_hub.TICK_SECONDS)
+
+
+def run(main: Callable[[EpollHub], Awaitable[None]], *, moderate: bool = True) -> None:
+    """Run something with a hub; afterwards as many descriptors are open as before."""
+
+    async def bounded() -> None:
+        before = os.listdir("/proc/self/fd")
+        with trio.fail_after(DEADLINE_SECONDS):
+            async with open_epoll_hub(moderate=moderate) as hub:
+                await main(hub)
+        assert os.listdir("/proc/self/fd") == before
+
+    trio.run(bounded)
+
+
+def settled(hub: EpollHub, pipe: Pipe) -> bool:
+    return hub._pipes[pipe.fd].is_settled
+
+
+async def settle(hub: EpollHub, group: list[Pipe]) -> None:
+    """Have them bring little often enough to be read in rounds."""
+    assert len(group) >= PIPES_TO_MODERATE
+    for number in range(_linux_hub.SMALL_READS_TO_SETTLE):
+        for pipe in group:
+            pipe.write(b"little")
+        await until(lambda number=number: all(len(pipe.got) > number for pipe in group))  # type: ignore[misc]
+    assert all(settled(hub, pipe) for pipe in group)
+
+
+def test_what_is_added_is_read_until_its_end_and_then_forgotten() -> None:
+    """Each piece comes as it is written; the end of file is said once, as nothing."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(1) as (pipe,):
+            hub.add(pipe.fd, pipe.take)
+            for number, piece in enumerate((b"one", b"two"), 1):
+                pipe.write(piece)
+                await until(lambda number=number: len(pipe.got) == number)  # type: ignore[misc]
+            pipe.close_write()
+            await until(lambda: pipe.ended)
+            await quiet()
+            assert pipe.got == [b"one", b"two", b""]
+            assert hub._pipes == {}
+
+    run(main)
+
+
+def test_what_was_written_before_the_end_comes_before_it() -> None:
+    """More than a round takes, and the writer has gone already."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(1) as (pipe,):
+            size = _enlarge(pipe, READ_BYTES * (READS_AT_ONCE + 2))
+            pipe.write(b"x" * size)
+            pipe.close_write()
+            hub.add(pipe.fd, pipe.take)
+            await until(lambda: pipe.ended)
+            assert pipe.text == b"x" * size
+            assert pipe.got.index(b"") == len(pipe.got) - 1
+
+    run(main)
+
+
+def _enlarge(pipe: Pipe, size: int) -> int:
+    import fcntl  # noqa: PLC0415
+
+    try:
+        return fcntl.fcntl(pipe.write_fd, fcntl.F_SETPIPE_SZ, size)
+    except PermissionError:
+        pytest.skip("this user's pipes hold too much already")
+
+
+def test_a_reset_is_an_end() -> None:
+    """A socket whose peer has broken the connection ends like one that was closed."""
+
+    async def main(hub: EpollHub) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            peer = socket.create_connection(listener.getsockname())
+            sock, _address = listener.accept()
+            got: list[bytes] = []
+            with sock:
+                sock.setblocking(False)
+                hub.add(sock.fileno(), got.append)
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                peer.close()
+                await until(lambda: got)
+                await quiet()
+                assert got == [b""]
+                assert hub._pipes == {}
+
+    run(main)
+
+
+def test_a_forgotten_pipe_is_read_no_more() -> None:
+    """Whatever it holds is left to others; to forget again, or what was never known, does nothing."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(1) as (pipe,):
+            hub.add(pipe.fd, pipe.take)
+            hub.forget(pipe.fd)
+            hub.forget(pipe.fd)
+            hub.forget(0)
+            pipe.write(b"kept")
+            await quiet()
+            assert pipe.got == []
+            assert os.read(pipe.fd, 100) == b"kept"
+
+    run(main)
+
+
+@pytest.mark.parametrize("in_rounds", [False, True], ids=["young", "settled"])
+def test_a_handler_may_forget_others_that_are_ready(in_rounds: bool) -> None:
+    """The first of a round ends the others: none of them is read, though all were ready together."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(PIPES_TO_MODERATE) as group:
+            calls: list[Pipe] = []
+            armed = False
+
+            def handler(pipe: Pipe) -> Callable[[bytes], None]:
+                def take(data: bytes) -> None:
+                    pipe.take(data)
+                    if armed:
+                        calls.append(pipe)
+                        for other in group:
+                            if other is not pipe:
+                                hub.forget(other.fd)
+                                other.close()
+
+                return take
+
+            for pipe in group:
+                hub.add(pipe.fd, handler(pipe))
+            if in_rounds:
+                await settle(hub, group)
+            armed = True
+            for pipe in group:
+                pipe.write(b"x")
+            await until(lambda: calls)
+            await quiet()
+            assert len(calls) == 1
+            assert [fd for fd in hub._pipes] == [calls[0].fd]  # noqa: C416
+
+    run(main)
+
+
+@pytest.mark.parametrize("forget_at", [1, 3])
+def test_a_handler_may_forget_its_own_pipe(forget_at: int) -> None:
+    """Between two reads of one turn, too."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(1) as (pipe,):
+            size = _enlarge(pipe, READ_BYTES * READS_AT_ONCE)
+            pipe.write(b"x" * size)
+
+            def take(data: bytes) -> None:
+                pipe.take(data)
+                if len(pipe.got) == forget_at:
+                    hub.forget(pipe.fd)
+
+            hub.add(pipe.fd, take)
+            await until(lambda: pipe.got)
+            await quiet()
+            assert pipe.text == b"x" * READ_BYTES * forget_at
+            assert len(os.read(pipe.fd, size)) == size - READ_BYTES * forget_at
+
+    run(main)
+
+
+@pytest.mark.parametrize("in_rounds", [False, True], ids=["young", "settled"])
+def test_the_number_of_a_forgotten_pipe_can_be_anothers(in_rounds: bool) -> None:
+    """The system gives numbers out again: the new one gets its own bytes, the old one none of them."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(PIPES_TO_MODERATE) as group:
+            for pipe in group:
+                hub.add(pipe.fd, pipe.take)
+            if in_rounds:
+                await settle(hub, group)
+            old = group[0]
+            before = list(old.got)
+            number = old.fd
+            old.write(b"unread")
+            new = Pipe()
+            hub.forget(old.fd)
+            old.close()
+            os.dup2(new.fd, number)
+            try:
+                hub.add(number, new.take)
+                new.write(b"new")
+                await until(lambda: new.got)
+                assert (new.text, old.got) == (b"new", before)
+                new.close_write()
+                await until(lambda: new.ended)
+            finally:
+                hub.forget(number)
+                os.close(number)
+                new.close()
+
+    run(main)
+
+
+def test_a_handler_that_raises_is_logged_and_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """It is forgotten; the hub goes on."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(2) as (bad, good):
+
+            def fail(data: bytes) -> None:
+                bad.take(data)
+                raise RuntimeError("defect")
+
+            hub.add(bad.fd, fail)
+            hub.add(good.fd, good.take)
+            bad.write(b"x")
+            await until(lambda: bad.got)
+            bad.write(b"y")
+            good.write(b"one")
+            await until(lambda: good.got)
+            await quiet()
+            assert (bad.got, good.got) == ([b"x"], [b"one"])
+
+    with caplog.at_level(logging.ERROR, "q9gent.hub"):
+        run(main)
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "defect"
+
+
+def test_few_pipes_never_settle() -> None:
+    """There is nobody to share a round with."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(PIPES_TO_MODERATE - 1) as group:
+            for pipe in group:
+                hub.add(pipe.fd, pipe.take)
+            for number in range(1, 6):
+                for pipe in group:
+                    pipe.write(b"x")
+                await until(lambda number=number: all(len(pipe.got) == number for pipe in group))  # type: ignore[misc]
+            assert not any(settled(hub, pipe) for pipe in group)
+
+    run(main)
+
+
+def test_without_moderation_none_settles() -> None:
+    """As asked for."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(PIPES_TO_MODERATE) as group:
+            for pipe in group:
+                hub.add(pipe.fd, pipe.take)
+            for number in range(1, 4):
+                for pipe in group:
+                    pipe.write(b"x")
+                await until(lambda number=number: all(len(pipe.got) == number for pipe in group))  # type: ignore[misc]
+            assert not any(settled(hub, pipe) for pipe in group)
+
+    run(main, moderate=False)
+
+
+def test_settled_pipes_are_still_read() -> None:
+    """One alone and all together, again and again, and each to its end."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(PIPES_TO_MODERATE) as group:
+            for pipe in group:
+                hub.add(pipe.fd, pipe.take)
+            await settle(hub, group)
+            for pipe in [*group, *group[:2]]:
+                count = len(pipe.got)
+                pipe.write(b"alone")
+                await until(lambda pipe=pipe, count=count: len(pipe.got) > count)  # type: ignore[misc]
+                assert settled(hub, pipe)
+            for _round in range(5):
+                counts = [len(pipe.got) for pipe in group]
+                for pipe in group:
+                    pipe.write(b"together")
+                await until(
+                    lambda counts=counts: all(  # type: ignore[misc]
+                        len(pipe.got) > count for pipe, count in zip(group, counts, strict=True)
+                    )
+                )
+            for pipe in group:
+                pipe.close_write()
+            await until(lambda: all(pipe.ended for pipe in group))
+            assert hub._pipes == {}
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "size", [_linux_hub.SMALL_BYTES, READ_BYTES, READ_BYTES * READS_AT_ONCE], ids=["much", "a read", "a turn"]
+)
+def test_a_settled_pipe_that_brings_much_is_young_again(size: int) -> None:
+    """A burst is not cut into rounds, also when it fills every read to the last byte."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(PIPES_TO_MODERATE) as group:
+            for pipe in group:
+                hub.add(pipe.fd, pipe.take)
+            await settle(hub, group)
+            burst = group[0]
+            _enlarge(burst, READ_BYTES * READS_AT_ONCE)
+            before = len(burst.text)
+            burst.write(b"x" * size)
+            await until(lambda: len(burst.text) == before + size)
+            assert not settled(hub, burst)
+            burst.write(b"after")
+            await until(lambda: burst.text.endswith(b"after"))
+
+    run(main)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    scripts=st.lists(
+        st.lists(st.tuples(st.sampled_from([1, 100, 9_000, 65_536, 70_000]), st.integers(0, 3)), max_size=6),
+        min_size=1,
+        max_size=24,
+    )
+)
+def test_each_of_many_pipes_gets_its_own_bytes_in_order(scripts: list[list[tuple[int, int]]]) -> None:
+    """Whatever is written when: settled, young again, ended."""
+
+    async def write(pipe: Pipe, letter: bytes, script: list[tuple[int, int]]) -> None:
+        os.set_blocking(pipe.write_fd, False)
+        for number, (size, pause) in enumerate(script):
+            view = memoryview((letter + b"%d " % number) * size)[:size]
+            while view:
+                try:
+                    view = view[os.write(pipe.write_fd, view) :]
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(pipe.write_fd)
+            await trio.sleep(pause * _linux_hub.TICK_SECONDS / 2)
+        pipe.close_write()
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(len(scripts)) as group:
+            expected = []
+            async with trio.open_nursery() as nursery:
+                for number, (pipe, script) in enumerate(zip(group, scripts, strict=True)):
+                    letter = bytes([65 + number])
+                    expected.append(
+                        b"".join(((letter + b"%d " % n) * size)[:size] for n, (size, _) in enumerate(script))
+                    )
+                    hub.add(pipe.fd, pipe.take)
+                    nursery.start_soon(write, pipe, letter, script)
+            await until(lambda: all(pipe.ended for pipe in group))
+            assert [pipe.text for pipe in group] == expected
+            assert all(pipe.got.count(b"") == 1 for pipe in group)
+
+    run(main)
+
+
+def test_it_reads_on_under_a_cancellation_until_its_block_is_left() -> None:
+    """Runs that are being ended still print."""
+
+    async def main() -> None:
+        with pipes(1) as (pipe,), trio.fail_after(DEADLINE_SECONDS):
+            with trio.CancelScope() as scope:
+                async with open_epoll_hub(moderate=True) as hub:
+                    hub.add(pipe.fd, pipe.take)
+                    scope.cancel()
+                    with trio.CancelScope(shield=True):
+                        await quiet()
+                        pipe.write(b"last words")
+                        await until(lambda: pipe.got)
+                        hub.forget(pipe.fd)
+                    await trio.lowlevel.checkpoint()
+            assert scope.cancelled_caught
+            assert pipe.got == [b"last words"]
+
+    trio.run(main)
+
+
+def test_an_exception_in_its_block_ends_it() -> None:
+    """And is what one hears of."""
+
+    async def main() -> None:
+        with trio.fail_after(DEADLINE_SECONDS):
+            async with open_epoll_hub(moderate=True):
+                raise KeyError("mine")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        trio.run(main)
+    assert caught.group_contains(KeyError, match="mine")
+
+
+@pytest.mark.parametrize("wrong", ["a file", "twice", "closed"])
+def test_what_cannot_be_watched_is_refused(wrong: str) -> None:
+    """With what the system says, and nothing has changed."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(1) as (pipe,), open(__file__, "rb") as file:
+            fd = {"a file": file.fileno(), "twice": pipe.fd, "closed": 1 << 20}[wrong]
+            hub.add(pipe.fd, pipe.take)
+            with pytest.raises(OSError) as caught:  # noqa: PT011 (each its own)
+                hub.add(fd, pipe.take)
+            assert caught.value.errno in {errno.EPERM, errno.EEXIST, errno.EBADF}
+            assert list(hub._pipes) == [pipe.fd]
+            pipe.write(b"x")
+            await until(lambda: pipe.got == [b"x"])
+
+    run(main)
+
+
+class FullEpoll:
+    """An epoll beyond what the system allows: it takes no more."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def register(self, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "fs.epoll.max_user_watches")
+
+
+def test_a_pipe_that_cannot_settle_for_want_of_room_stays_young() -> None:
+    """The system's limit on what may be watched costs neither the pipe nor the hub."""
+
+    async def main(hub: EpollHub) -> None:
+        hub._settled = FullEpoll(hub._settled)  # type: ignore[assignment]
+        with pipes(PIPES_TO_MODERATE) as group:
+            for pipe in group:
+                hub.add(pipe.fd, pipe.take)
+            for number in range(1, 6):
+                for pipe in group:
+                    pipe.write(b"x")
+                await until(lambda number=number: all(len(pipe.got) == number for pipe in group))  # type: ignore[misc]
+            assert not any(settled(hub, pipe) for pipe in group)
+
+    run(main)
+
+
+def test_beyond_what_the_system_allows_nothing_is_added() -> None:
+    """The pump then reads by a task of its own."""
+
+    async def main(hub: EpollHub) -> None:
+        hub._ready = FullEpoll(hub._ready)  # type: ignore[assignment]
+        with pipes(1) as (pipe,):
+            with pytest.raises(OSError, match="max_user_watches"):
+                hub.add(pipe.fd, pipe.take)
+            assert hub._pipes == {}
+
+    run(main)
+
+
+def test_linux_has_a_hub_that_moderates() -> None:
+    """What the application gets."""
+
+    async def main() -> None:
+        async with open_hub() as hub:
+            assert isinstance(hub, EpollHub)
+            assert hub._moderate
+
+    trio.run(main)
+
+
+def test_its_descriptors_are_not_inherited() -> None:
+    """A process that the server starts gets none of them."""
+
+    async def main(hub: EpollHub) -> None:
+        for fd in (hub._ready.fileno(), hub._settled.fileno(), hub._timer.fd):
+            assert not os.get_inheritable(fd)
+        assert isinstance(hub._ready, select.epoll)
+
+    run(main)
