@@ -313,3 +313,154 @@ def test_a_closed_outbox_holds_no_file() -> None:
         assert outbox.waiting_bytes == 0
 
     run(main)
+
+
+class Express:
+    """A way to the client that takes all of it, a part or nothing, as the test says.
+
+    Args:
+        takes: How much each call takes; everything when there are no more.
+
+    Attributes:
+        sent: What the client has.
+        held: What was not taken, to be sent first by whoever lent it.
+    """
+
+    def __init__(self, takes: list[int]) -> None:
+        self.takes = takes
+        self.sent = b""
+        self.held = b""
+        self.lent = False
+
+    def __call__(self, events: bytes) -> bool:
+        assert self.lent, "called while its owner does not wait"
+        assert not self.held, "called while it holds something"
+        size = self.takes.pop(0) if self.takes else len(events)
+        self.sent += events[:size]
+        self.held = events[size:]
+        return not self.held
+
+    def send(self, events: bytes) -> None:
+        """What its owner does with what it has taken."""
+        self.sent += self.held + events
+        self.held = b""
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    puts=st.lists(st.tuples(st.integers(1, 40), steps, st.sampled_from(["put", "own"])), max_size=20),
+    takes=st.lists(st.tuples(steps, st.none() | steps, st.booleans()), min_size=1, max_size=20),
+    express_takes=st.lists(st.integers(0, 50), max_size=20),
+    memory_bytes=st.integers(0, 100),
+)
+def test_express_memory_and_files_keep_the_order_together(
+    puts: list[tuple[int, int, str]],
+    takes: list[tuple[int, int | None, bool]],
+    express_takes: list[int],
+    memory_bytes: int,
+) -> None:
+    """Written by express in part or whole, kept in memory or on disk, by a reader that is cancelled.
+
+    Everything comes once, in order; the express is called only while its owner waits.
+    """
+
+    async def main() -> None:
+        outbox, express = Outbox(memory_bytes, Spool(1 << 20, None)), Express(list(express_takes))
+        pieces = [b"%d:" % number + b"x" * size + b"|" for number, (size, _, _) in enumerate(puts)]
+
+        async def write() -> None:
+            for piece, (_size, pause, how) in zip(pieces, puts, strict=True):
+                if how == "own" and not outbox.is_spooling:  # as the server's own events: before any output
+                    outbox.put_nowait(piece)
+                else:
+                    await outbox.put(piece)
+                await rest(pause)
+            outbox.finish(b"END")
+
+        async def cancel(scope: trio.CancelScope, after: int) -> None:
+            await rest(after)
+            scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            number = 0
+            while not outbox.is_finished:
+                pause, patience, lend = takes[number % len(takes)]
+                patience = None if number > 200 else patience
+                number += 1
+                await rest(pause)
+                data = b""
+                async with trio.open_nursery() as attempt:
+                    if patience is not None:
+                        attempt.start_soon(cancel, attempt.cancel_scope, patience)
+                    express.lent = True
+                    data = await outbox.take(express if lend else None)
+                    attempt.cancel_scope.cancel()
+                express.lent = False
+                if data or not attempt.cancel_scope.cancelled_caught:
+                    express.send(data)
+        assert express.sent == b"".join(pieces) + b"END"
+        assert outbox.waiting_bytes == 0
+        outbox.close()
+
+    run(main)
+
+
+def test_the_express_is_called_in_the_step_of_the_offer_and_wakes_nobody() -> None:
+    """What a client that keeps up costs."""
+
+    async def main() -> None:
+        outbox, express = Outbox(10, Spool(0, None)), Express([])
+        express.lent = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.take, express)
+            await trio.testing.wait_all_tasks_blocked()
+            for _event in range(3):
+                assert outbox.offer(b"x" * 100)
+            assert express.sent == b"x" * 300
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(nursery.child_tasks) == 1
+            outbox.finish(b"END")
+        outbox.close()
+
+    run(main)
+
+
+def test_what_the_express_holds_is_told_though_the_wait_was_cancelled() -> None:
+    """In the step of a heartbeat: else the next event would overtake the rest of this one."""
+
+    async def main() -> None:
+        outbox, express = Outbox(100, Spool(0, None)), Express([1])
+        express.lent = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.take, express)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()  # the wait is over; its task has not run yet
+            assert outbox.offer(b"one")
+        assert express.held == b"ne"
+        assert await outbox.take(express) == b""
+        outbox.close()
+
+    run(main)
+
+
+def test_what_the_server_puts_itself_is_not_overtaken_by_an_express() -> None:
+    """Both in one step, before the reader has a turn."""
+
+    async def main() -> None:
+        outbox, express = Outbox(100, Spool(0, None)), Express([])
+        express.lent = True
+        taken: list[bytes] = []
+
+        async def take() -> None:
+            taken.append(await outbox.take(express))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+            await trio.testing.wait_all_tasks_blocked()
+            outbox.put_nowait(b"own")
+            assert outbox.offer(b"output")
+        assert (express.sent, taken) == (b"", [b"ownoutput"])
+        outbox.close()
+
+    run(main)
