@@ -63,6 +63,15 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "report")
 
 
+@nox.session(python=DEFAULT)
+def ordinary_lane(session: nox.Session) -> None:
+    """What clients see, from servers without hub and direct lane, as on other systems and under TLS."""
+    session.install("-e", ".", *_group("test"))
+    session.env["Q9_TEST_LANE"] = "ordinary"
+    workers = ["-n", os.environ.get("Q9GENT_TEST_WORKERS", "3"), "--dist", "worksteal"]
+    session.run("pytest", "tests/http", "tests/containment/test_server_faults.py", *workers, *session.posargs)
+
+
 @nox.session(python=INSTALLED)
 def portable(session: nox.Session) -> None:
     """The tests that need no Linux, for the other systems: most others prove death by reading /proc."""

@@ -6,11 +6,16 @@ Only Linux has one. Elsewhere each pump reads by a task of its own: the same byt
 from __future__ import annotations
 
 import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
+
+from q9gent.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+
+logger = get_logger("q9gent.hub")
 
 
 class Hub(Protocol):
@@ -40,10 +45,13 @@ async def open_hub() -> AsyncIterator[Hub | None]:
 
     Cancellation: it reads on until the block is left, as runs that are being ended still print.
     """
-    if sys.platform == "linux":
-        from q9gent._linux_hub import open_epoll_hub  # noqa: PLC0415 (it imports what only Linux has)
+    async with AsyncExitStack() as stack:
+        hub: Hub | None = None
+        if sys.platform == "linux":
+            from q9gent._linux_hub import open_epoll_hub  # noqa: PLC0415 (it imports what only Linux has)
 
-        async with open_epoll_hub(moderate=True) as hub:
-            yield hub
-    else:
-        yield None
+            try:
+                hub = await stack.enter_async_context(open_epoll_hub(moderate=True))
+            except OSError as error:  # a sandbox may forbid its system calls
+                logger.warning("pipes are read one by one", reason=str(error))
+        yield hub

@@ -147,9 +147,9 @@ class Run:
                 async with trio.open_nursery() as nursery:
                     pumps = (self._stdout, stderr)
                     for pump in pumps:
+                        start_task = functools.partial(nursery.start_soon, self._pump, pump)
                         # The hub's task may be the one that asks for it, and knows nothing of this run.
-                        start_soon = functools.partial(copy_context().run, nursery.start_soon)
-                        pump.start(functools.partial(start_soon, self._pump, pump))
+                        pump.start(functools.partial(copy_context().run, start_task))
                     if self._settings.max_run_seconds is not None:
                         nursery.start_soon(self._limit_time, self._settings.max_run_seconds)
                     try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import uuid
 from typing import TYPE_CHECKING
 
+from ordinary_lane import COMMAND
 from process_scan import Found, descendants, marked, wait_for
 from raw_client import DEADLINE_SECONDS, RawClient
 from server_process import _environment
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 LAST_START_LINE = "Endpoints: "
-Q9GENT = (sys.executable, "-m", "q9gent")
+Q9GENT = COMMAND
 
 
 class Program:

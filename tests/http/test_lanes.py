@@ -21,10 +21,13 @@ from process_scan import wait_for
 from raw_client import DEADLINE_SECONDS, RawClient, request_bytes, spawn_bytes
 from running import next_line
 from sse_events import events, whole
+from structlog.contextvars import get_contextvars
 
 from q9gent import Settings
 from q9gent.http import exchange as exchange_module
 from q9gent.http.lane import DirectLane
+from q9gent.output import pump as pump_module
+from q9gent.run import Run
 
 if TYPE_CHECKING:
     import ssl
@@ -126,7 +129,7 @@ def dechunked(wire: bytes) -> tuple[bytes, bytes]:
             head = b"".join(b"\n%b: %b\r" % pair for pair in event.headers)
         else:
             body.append(bytes(event.data))
-    assert client.trailing_data == (b"", True) or client.trailing_data == (b"", False)
+    assert client.trailing_data[0] == b""
     return head, b"".join(body)
 
 
@@ -179,7 +182,11 @@ def test_tls_and_a_plain_hypercorn_send_the_same_events(
         direct = stack.enter_context(lane_server("direct", make_settings()))
         tls = stack.enter_context(q9gent_server(make_settings(hypercorn_config=str(config))))
         plain = stack.enter_context(plain_server(make_settings()))
-        for address, context in ((direct.running.address, None), (tls.address, client_tls), (plain.address, None)):
+        for address, context in (
+            (direct.running.address, None),
+            (tls.address, client_tls),
+            (plain.address, None),
+        ):
             client = stack.enter_context(RawClient(address, tls=context))
             client.send(spawn_bytes(prompt))
             bodies.append(CHANGING.sub(b"*", client.answer().body))
@@ -252,7 +259,9 @@ def test_a_terminated_stream_whose_client_is_behind_is_whole(server: LaneServer)
     with server.connect(receive_buffer=4096) as client, server.connect() as other:
         client.send(spawn_bytes("!lines 5000 1000\n!wait"))
         _status, headers = client.head()
-        assert wait_for(lambda: live_runs(server.running)[0].lines, lambda n: n > 5001, DEADLINE_SECONDS) > 5001
+        assert (
+            wait_for(lambda: live_runs(server.running)[0].lines, lambda n: n > 5001, DEADLINE_SECONDS) > 5001
+        )
         (run,) = live_runs(server.running)
         assert other.ask("POST", f"/terminate/{run.run_id}").status == 200
         found = whole(client.parts(headers))
@@ -356,6 +365,33 @@ def test_middleware_that_wraps_send_sees_every_byte(make_settings: Callable[...,
         client.send(spawn_bytes("hello"))
         client.whole()
         assert server.taken == ["ordinary", "direct"]
+
+
+def test_a_defect_found_on_the_hub_is_logged_as_its_runs(
+    server: LaneServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised in the hub's task, which belongs to no run; the stream tells it, the hub and others go on."""
+    logged: list[object] = []
+    fail = Run._fail
+
+    def noted(run: Run) -> None:
+        logged.append((get_contextvars().get("run_id"), run.run_id))
+        fail(run)
+
+    def defect(_block: bytes) -> None:
+        raise RuntimeError("defect")
+
+    monkeypatch.setattr(Run, "_fail", noted)
+    with server.connect() as client, monkeypatch.context() as patch:
+        patch.setattr(pump_module, "encode_output", defect)
+        client.send(spawn_bytes("!wait"))
+        _status, headers = client.head()
+        run_id = headers["x-q9gent-run-id"]
+        assert [event["code"] for event in events(client.parts(headers))] == ["internal"]
+    assert set(logged) == {(run_id, run_id)}
+    with server.connect() as client:
+        client.send(spawn_bytes("hello"))
+        assert client.whole()[-1]["type"] == "completed"
 
 
 def test_a_request_that_ends_with_much_unread_lets_its_connection_go(

@@ -8,7 +8,6 @@ import queue
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import httpx
+from ordinary_lane import COMMAND
 from process_scan import Found, descendants, marked, still_alive, wait_for
 from sse_events import Event, events, whole
 
@@ -44,9 +44,7 @@ class LiveServer:
         with open(self._log_path, "wb") as log:
             self.process = subprocess.Popen(
                 [
-                    sys.executable,
-                    "-m",
-                    "q9gent",
+                    *COMMAND,
                     "--port",
                     "0",
                     "--session-dir",

@@ -149,7 +149,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "ending": {"wire", "containment.protocol"},
     "containment.protocol": set(),
     "containment.helper": {"containment.helper"},
-    "hub": {"_linux_hub"},
+    "hub": {"_linux_hub", "log"},
     "_linux_hub": {"log"},
     "containment": {"containment", "_linux_hub", "log", "settings"},
     "output": {"output", "wire", "log"},

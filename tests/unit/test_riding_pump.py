@@ -158,7 +158,7 @@ def test_a_client_that_keeps_up_needs_no_task() -> None:
 
     async def main() -> None:
         ride = Ride()
-        async with ride.begun() as nursery:
+        async with ride.begun():
             for data in (b"one\ntw", b"o\nla", b"st"):
                 ride.stdout.write(data)
                 ride.hub.serve()
@@ -182,11 +182,11 @@ def test_what_must_wait_for_the_disk_is_put_by_a_task_and_then_it_rides_again() 
             ride.hub.serve()
             assert (ride.tasks, ride.hub.handler) == (1, None)
             while not ride.outbox.waiting_bytes:  # the disk's thread
-                await trio.sleep(0.001)
+                await trio.lowlevel.checkpoint()
             await trio.testing.wait_all_tasks_blocked()
             ride.stdout.write(b"two\n")
             while ride.pump.lines < 2:
-                await trio.sleep(0.001)
+                await trio.lowlevel.checkpoint()
             assert ride.hub.handler is None
             taken = b""
             while ride.outbox.waiting_bytes or ride.outbox.is_spooling:
@@ -194,7 +194,7 @@ def test_what_must_wait_for_the_disk_is_put_by_a_task_and_then_it_rides_again() 
                     taken += await ride.outbox.take()
             ride.stdout.write(b"three\n")
             while ride.hub.handler is None:
-                await trio.sleep(0.001)
+                await trio.lowlevel.checkpoint()
             assert (ride.hub.rides, ride.tasks) == (2, 1)
             assert not nursery.child_tasks
             ride.stdout.write(b"four\n")
@@ -213,7 +213,7 @@ def test_the_end_of_file_may_find_the_disk_busy(end: str) -> None:
 
     async def main() -> None:
         ride = Ride(memory_bytes=0)
-        async with ride.begun() as nursery:
+        async with ride.begun():
             ride.stdout.write(b"one" if end == "with the output" else b"one\n")
             ride.hub.serve()
             ride.stdout.close()
@@ -230,7 +230,7 @@ def test_a_hub_that_is_full_leaves_the_pump_to_its_task() -> None:
     async def main() -> None:
         ride = Ride()
         ride.hub.full = True
-        async with ride.begun() as nursery:
+        async with ride.begun():
             ride.stdout.write(b"one\n")
             while ride.pump.lines < 1:
                 await trio.lowlevel.checkpoint()
@@ -248,7 +248,7 @@ def test_stopped_while_it_rides_it_takes_what_is_in_the_pipe() -> None:
 
     async def main() -> None:
         ride = Ride()
-        async with ride.begun() as nursery:
+        async with ride.begun():
             ride.stdout.write(b"one\n")
             ride.hub.serve()
             ride.stdout.write(b"two\nlast")
@@ -265,7 +265,7 @@ def test_a_line_that_is_too_long_ends_the_run_from_a_task_of_its_own() -> None:
 
     async def main() -> None:
         ride = Ride(line_bytes=100_000)
-        async with ride.begun() as nursery:
+        async with ride.begun():
             ride.stdout.write(b"one\n" + b"x" * 200_000)
             ride.hub.serve()
             assert ride.hub.handler is None
@@ -282,7 +282,7 @@ def test_a_full_spool_ends_the_run() -> None:
 
     async def main() -> None:
         ride = Ride(memory_bytes=10, spool_bytes=10)
-        async with ride.begun() as nursery:
+        async with ride.begun():
             ride.stdout.write(b"x" * 100 + b"\n")
             ride.hub.serve()
         assert [type(one) for one in ride.failures] == [SpoolFull]
