@@ -141,8 +141,8 @@ class EpollHub:
         """Settled pipes have something, after a while in which none had."""
         oldest = time.monotonic() - self._quiet_seconds()
         for fd, _events in self._settled.poll(0):
-            pipe = self._pipes.get(fd)
-            if pipe is not None and pipe.read_at < oldest:
+            pipe = self._pipes.get(fd)  # none, or another by now, where a handler of this loop forgot it
+            if pipe is not None and pipe.is_settled and pipe.read_at < oldest:
                 self._move(pipe, self._settled, self._ready)
                 self._serve_young(fd)
         self._timer.set(self._tick)

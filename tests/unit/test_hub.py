@@ -24,13 +24,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from q9gent import _linux_hub
-from q9gent._linux_hub import PIPES_TO_SHARE, READ_BYTES, READS_AT_ONCE, EpollHub, open_epoll_hub
+from q9gent._linux_hub import READ_BYTES, READS_AT_ONCE, EpollHub, open_epoll_hub
 from q9gent.hub import open_hub
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
 DEADLINE_SECONDS = 60
+MANY = _linux_hub.PIPES_TO_SHARE
+FOR_EVER = 1e9
 
 
 class Pipe:
@@ -110,19 +112,32 @@ def settled(hub: EpollHub, pipe: Pipe) -> bool:
     return hub._pipes[pipe.fd].is_settled
 
 
-async def settle(hub: EpollHub, group: list[Pipe]) -> None:
-    """Have them bring little often enough to be read in rounds."""
-    assert len(group) >= PIPES_TO_SHARE
-    while not all(settled(hub, pipe) for pipe in group):
-        counts = [len(pipe.got) for pipe in group]
-        for pipe in group:
-            pipe.write(b"little")
-        await until(lambda counts=counts: has_more(group, counts))  # type: ignore[misc]
+def set_quiet(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Say how long a pipe brings nothing until it is young again: 0 always, or never."""
+    patch.setattr(_linux_hub, "QUIET_SECONDS", seconds)
+    patch.setattr(_linux_hub, "SHARED_QUIET_SECONDS", seconds)
 
 
-def has_more(group: list[Pipe], counts: list[int]) -> bool:
-    """Tell whether each has got more pieces than that."""
-    return all(len(pipe.got) > count for pipe, count in zip(group, counts, strict=True))
+async def settle(hub: EpollHub, group: list[Pipe], patch: pytest.MonkeyPatch) -> None:
+    """Have them settle, and wait until no round is due."""
+    set_quiet(patch, FOR_EVER)
+    for pipe in group:
+        hub.add(pipe.fd, pipe.take)
+        pipe.write(b"little")
+    await until(lambda: all(settled(hub, pipe) for pipe in group))
+    await no_rounds(hub)
+
+
+async def no_rounds(hub: EpollHub) -> None:
+    await until(lambda: hub._timer._seconds == 0)
+
+
+async def bring(group: list[Pipe], data: bytes) -> None:
+    """Write something into each, and wait until it has come."""
+    sizes = [len(pipe.text) + len(data) for pipe in group]
+    for pipe in group:
+        pipe.write(data)
+    await until(lambda: [len(pipe.text) for pipe in group] == sizes)
 
 
 def test_what_is_added_is_read_until_its_end_and_then_forgotten() -> None:
@@ -206,37 +221,59 @@ def test_a_forgotten_pipe_is_read_no_more() -> None:
     run(main)
 
 
-@pytest.mark.parametrize("in_rounds", [False, True], ids=["young", "settled"])
-def test_a_handler_may_forget_others_that_are_ready(in_rounds: bool) -> None:
-    """The first of a round ends the others: none of them is read, though all were ready together."""
+@pytest.mark.parametrize("are", ["young", "settled", "settled and quiet"])
+@pytest.mark.parametrize("number_is_used_again", [False, True])
+def test_a_handler_may_forget_others_that_are_ready(  # noqa: C901 (the moments are the point)
+    are: str, number_is_used_again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of a round ends the others: none of them is read, though all were ready together.
 
-    async def main(hub: EpollHub) -> None:
-        with pipes(PIPES_TO_SHARE) as group:
+    What gets one of their numbers in the same moment is not taken for it.
+    """
+
+    async def main(hub: EpollHub) -> None:  # noqa: C901
+        with pipes(MANY) as group, pipes(1) as (new,):
             calls: list[Pipe] = []
+            again: list[int] = []
             armed = False
 
             def handler(pipe: Pipe) -> Callable[[bytes], None]:
                 def take(data: bytes) -> None:
                     pipe.take(data)
-                    if armed:
-                        calls.append(pipe)
-                        for other in group:
-                            if other is not pipe:
-                                hub.forget(other.fd)
-                                other.close()
+                    if not armed or calls:
+                        return
+                    calls.append(pipe)
+                    for other in group:
+                        if other is not pipe:
+                            hub.forget(other.fd)
+                            again.append(other.fd)
+                            other.close()
+                    if number_is_used_again:
+                        os.dup2(new.fd, again[-1], inheritable=False)
+                        hub.add(again[-1], new.take)
 
                 return take
 
-            for pipe in group:
-                hub.add(pipe.fd, handler(pipe))
-            if in_rounds:
-                await settle(hub, group)
+            takes = [handler(pipe) for pipe in group]
+            set_quiet(monkeypatch, 0 if are == "young" else FOR_EVER)
+            for pipe, take in zip(group, takes, strict=True):
+                hub.add(pipe.fd, take)
+            await bring(group, b"little")
+            assert [settled(hub, pipe) for pipe in group] == [are != "young"] * MANY
+            await no_rounds(hub)
+            if are == "settled and quiet":
+                set_quiet(monkeypatch, 0)
             armed = True
             for pipe in group:
                 pipe.write(b"x")
             await until(lambda: calls)
+            if number_is_used_again:
+                new.write(b"new")
+                await until(lambda: new.got == [b"new"])
+                hub.forget(again[-1])
+                os.close(again[-1])
             await quiet()
-            assert len(calls) == 1
+            assert sum(pipe.text.endswith(b"x") for pipe in group) == 1
             assert list(hub._pipes) == [calls[0].fd]
 
     run(main)
@@ -266,15 +303,17 @@ def test_a_handler_may_forget_its_own_pipe(forget_at: int) -> None:
 
 
 @pytest.mark.parametrize("in_rounds", [False, True], ids=["young", "settled"])
-def test_the_number_of_a_forgotten_pipe_can_be_anothers(in_rounds: bool) -> None:
+def test_the_number_of_a_forgotten_pipe_can_be_anothers(
+    in_rounds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The system gives numbers out again: the new one gets its own bytes, the old one none of them."""
 
     async def main(hub: EpollHub) -> None:
-        with pipes(PIPES_TO_SHARE) as group:
-            for pipe in group:
-                hub.add(pipe.fd, pipe.take)
+        with pipes(MANY) as group:
             if in_rounds:
-                await settle(hub, group)
+                await settle(hub, group, monkeypatch)
+            else:
+                hub.add(group[0].fd, group[0].take)
             old = group[0]
             before = list(old.got)
             number = old.fd
@@ -325,64 +364,55 @@ def test_a_handler_that_raises_is_logged_and_harms_no_other(caplog: pytest.LogCa
     assert str(record.exc_info[1]) == "defect"
 
 
-@pytest.mark.parametrize(
-    ("count", "pause_seconds"),
-    [(1, _linux_hub.QUIET_SECONDS), (PIPES_TO_SHARE, _linux_hub.SHARED_QUIET_SECONDS)],
-    ids=["alone", "many"],
-)
-def test_a_pipe_that_pauses_is_read_at_once(count: int, pause_seconds: float) -> None:
-    """It never settles; and if it has, it is young again."""
+def test_a_pipe_that_brings_little_and_again_at_once_settles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that brings much does not, and neither does one that was quiet in between."""
 
     async def main(hub: EpollHub) -> None:
-        with pipes(count) as group:
-            for pipe in group:
+        with pipes(3) as (little, much, seldom):
+            set_quiet(monkeypatch, FOR_EVER)
+            for pipe in (little, much):
                 hub.add(pipe.fd, pipe.take)
-            if count >= PIPES_TO_SHARE:
-                await settle(hub, group)
-            for _ in range(3):
-                await trio.sleep(pause_seconds * 2)
-                counts = [len(pipe.got) for pipe in group]
-                for pipe in group:
-                    pipe.write(b"x")
-                await until(lambda counts=counts: has_more(group, counts))  # type: ignore[misc]
-                assert not any(settled(hub, pipe) for pipe in group)
+            await bring([little], b"x")
+            for _round in range(3):
+                await bring([much], b"x" * _linux_hub.SMALL_BYTES)
+            assert (settled(hub, little), settled(hub, much)) == (True, False)
+            set_quiet(monkeypatch, 0)
+            hub.add(seldom.fd, seldom.take)
+            for _round in range(3):
+                await bring([seldom], b"x")
+            assert not settled(hub, seldom)
 
     run(main)
 
 
-def test_without_moderation_none_settles() -> None:
+def test_without_moderation_none_settles(monkeypatch: pytest.MonkeyPatch) -> None:
     """As asked for."""
 
     async def main(hub: EpollHub) -> None:
-        with pipes(PIPES_TO_SHARE) as group:
+        set_quiet(monkeypatch, FOR_EVER)
+        with pipes(MANY) as group:
             for pipe in group:
                 hub.add(pipe.fd, pipe.take)
-            for number in range(1, 4):
-                for pipe in group:
-                    pipe.write(b"x")
-                await until(lambda number=number: all(len(pipe.got) == number for pipe in group))  # type: ignore[misc]
+            for _round in range(3):
+                await bring(group, b"x")
             assert not any(settled(hub, pipe) for pipe in group)
 
     run(main, moderate=False)
 
 
-def test_settled_pipes_are_still_read() -> None:
-    """One alone and all together, again and again, and each to its end."""
+def test_settled_pipes_are_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One alone and all together, after a pause and without, and each to its end."""
 
     async def main(hub: EpollHub) -> None:
-        with pipes(PIPES_TO_SHARE) as group:
-            for pipe in group:
-                hub.add(pipe.fd, pipe.take)
-            await settle(hub, group)
+        with pipes(MANY) as group:
+            await settle(hub, group, monkeypatch)
             for pipe in [*group, *group[:2]]:
-                count = len(pipe.got)
-                pipe.write(b"alone")
-                await until(lambda pipe=pipe, count=count: len(pipe.got) > count)  # type: ignore[misc]
+                await bring([pipe], b"alone")
+                assert settled(hub, pipe)
             for _round in range(5):
-                counts = [len(pipe.got) for pipe in group]
-                for pipe in group:
-                    pipe.write(b"together")
-                await until(lambda counts=counts: has_more(group, counts))  # type: ignore[misc]
+                await bring(group, b"together")
+            await no_rounds(hub)
+            await bring(group, b"after a pause")
             for pipe in group:
                 pipe.close_write()
             await until(lambda: all(pipe.ended for pipe in group))
@@ -391,27 +421,41 @@ def test_settled_pipes_are_still_read() -> None:
     run(main)
 
 
-def test_a_settled_pipe_that_brings_much_has_short_ticks() -> None:
-    """A burst is not held up by rounds: the more a round finds, the sooner is the next; and then long again."""
+def test_a_settled_pipe_that_was_quiet_is_young_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its next line is read at once, by no round."""
 
     async def main(hub: EpollHub) -> None:
-        with pipes(PIPES_TO_SHARE) as group:
+        with pipes(MANY) as group:
+            await settle(hub, group, monkeypatch)
+            set_quiet(monkeypatch, 0)
+            await bring(group[:1], b"x")
+            assert [settled(hub, pipe) for pipe in group] == [False] + [True] * (MANY - 1)
+            await no_rounds(hub)
+            await bring(group[:2], b"y")
+            assert [settled(hub, pipe) for pipe in group] == [False] * 2 + [True] * (MANY - 2)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [_linux_hub.ROUND_BYTES * 2, READ_BYTES, READ_BYTES * READS_AT_ONCE],
+    ids=["much", "a read", "a turn"],
+)
+def test_rounds_are_as_frequent_as_the_fullest_pipe_needs(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """A burst is not cut into long rounds, also when it fills every read to the last byte."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(MANY) as group:
             for pipe in group:
-                hub.add(pipe.fd, pipe.take)
-            await settle(hub, group)
-            burst = group[0]
-            size = _enlarge(burst, READ_BYTES * READS_AT_ONCE)
-            while hub._tick > _linux_hub.SHORTEST_TICK_SECONDS:
-                await settle(hub, group)
-                before = len(burst.text)
-                burst.write(b"x" * size)
-                await until(lambda before=before: len(burst.text) == before + size)  # type: ignore[misc]
-            while hub._tick < _linux_hub.LONGEST_TICK_SECONDS:
-                await settle(hub, group)
-                counts = [len(pipe.got) for pipe in group]
-                for pipe in group:
-                    pipe.write(b"x")
-                await until(lambda counts=counts: has_more(group, counts))  # type: ignore[misc]
+                _enlarge(pipe, READ_BYTES * READS_AT_ONCE)
+            await settle(hub, group, monkeypatch)
+            hub._tick = _linux_hub.LONGEST_TICK_SECONDS
+            await bring(group[:1], b"x" * size)
+            assert hub._tick < _linux_hub.LONGEST_TICK_SECONDS
+            for _round in range(30):
+                await bring(group[:1], b"y")
+            assert hub._tick == _linux_hub.LONGEST_TICK_SECONDS
 
     run(main)
 
@@ -436,7 +480,7 @@ def test_each_of_many_pipes_gets_its_own_bytes_in_order(scripts: list[list[tuple
                     view = view[os.write(pipe.write_fd, view) :]
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(pipe.write_fd)
-            await trio.sleep(pause * _linux_hub.LONGEST_TICK_SECONDS / 2)
+            await trio.sleep(pause * 0.003)
         pipe.close_write()
 
     async def main(hub: EpollHub) -> None:
@@ -522,19 +566,33 @@ class FullEpoll:
         raise OSError(errno.ENOSPC, "fs.epoll.max_user_watches")
 
 
-def test_a_pipe_that_cannot_settle_for_want_of_room_stays_young() -> None:
+def test_a_pipe_that_cannot_settle_for_want_of_room_stays_young(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system's limit on what may be watched costs neither the pipe nor the hub."""
 
     async def main(hub: EpollHub) -> None:
+        set_quiet(monkeypatch, FOR_EVER)
         hub._settled = FullEpoll(hub._settled)  # type: ignore[assignment]
-        with pipes(PIPES_TO_SHARE) as group:
+        with pipes(MANY) as group:
             for pipe in group:
                 hub.add(pipe.fd, pipe.take)
-            for number in range(1, 6):
-                for pipe in group:
-                    pipe.write(b"x")
-                await until(lambda number=number: all(len(pipe.got) == number for pipe in group))  # type: ignore[misc]
+            for _round in range(5):
+                await bring(group, b"x")
             assert not any(settled(hub, pipe) for pipe in group)
+
+    run(main)
+
+
+def test_a_pipe_that_cannot_be_young_for_want_of_room_stays_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other way round."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(MANY) as group:
+            await settle(hub, group, monkeypatch)
+            set_quiet(monkeypatch, 0)
+            hub._ready = FullEpoll(hub._ready)  # type: ignore[assignment]
+            for _round in range(5):
+                await bring(group, b"x")
+            assert all(settled(hub, pipe) for pipe in group)
 
     run(main)
 
