@@ -3,7 +3,7 @@
 Data flows one way::
 
     bytes in → http.exchange → wire.requests → command → containment (a process tree)
-             → output.pump → wire.lines → wire.events → output.outbox → http.delivery → bytes out
+             → hub → output.pump → wire.lines → wire.events → output.outbox → http.delivery → bytes out
 
 ``runs`` holds the live runs and ``run`` is one of them. A module imports only what stands before it in its
 own direction; ``errors``, ``settings``, ``command``, ``ending`` and ``wire`` are pure, without trio.
