@@ -1,7 +1,7 @@
 """Endurance: mixed runs, kills, disconnects and stalls, and afterwards nothing more is held than before.
 
 ``python -m benchmarks.soak [--seconds 600] [--clients 50]``. A short warm-up comes first, so that what is
-allocated once (thread pool, code, buffers) is there when the first reading is taken.
+allocated once (thread pool, code, as many buffers as clients ever need at once) is there at the first reading.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from functools import partial
 
 import trio
 
-WARM_UP_SECONDS = 15.0
+WARM_UP_SECONDS = 60.0
 QUIET_SECONDS = 45.0
 ALLOWED_GROWTH = {"rss_kib": 1.05, "blocks": 1.01}
 """Memory as the system sees it has what the allocator keeps; the interpreter's own blocks show a leak of less
