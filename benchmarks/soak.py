@@ -1,7 +1,7 @@
 """Endurance: mixed runs, kills, disconnects and stalls, and afterwards nothing more is held than before.
 
-``python -m benchmarks.soak [--seconds 600] [--clients 50]``. A short warm-up comes first, so that what is
-allocated once (thread pool, code, as many buffers as clients ever need at once) is there at the first reading.
+``python -m benchmarks.soak [--seconds 600] [--clients 50]``. A warm-up comes first, so that what is
+allocated once (thread pool, code, as many buffers as clients need at once) is there at the first reading.
 """
 
 from __future__ import annotations
