@@ -146,10 +146,10 @@ class Run:
             try:
                 async with trio.open_nursery() as nursery:
                     pumps = (self._stdout, stderr)
+                    context = copy_context()  # the hub's task, which may ask for a pump's, knows no run
                     for pump in pumps:
                         start_task = functools.partial(nursery.start_soon, self._pump, pump)
-                        # The hub's task may be the one that asks for it, and knows nothing of this run.
-                        pump.start(functools.partial(copy_context().run, start_task))
+                        pump.start(functools.partial(context.run, start_task))
                     if self._settings.max_run_seconds is not None:
                         nursery.start_soon(self._limit_time, self._settings.max_run_seconds)
                     try:
