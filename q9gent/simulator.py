@@ -270,9 +270,12 @@ def descend(mode: str, count: int, session: str) -> NoReturn:
     write(2, f"{pid}\n")
     if mode == "deep" and count > 1:
         spawn(mode, count - 1, session, 2)
-    os.dup2(null, 2)
     if mode == "scrubbed":
-        os.closerange(0, 65536)
+        os.closerange(0, 2)
+        os.closerange(3, 65536)
+        os.close(2)  # last: who sees the handshake's end finds the final state
+    else:
+        os.dup2(null, 2)
     time.sleep(STORM_SECONDS if mode == "storm" else LIFE_SECONDS)
     if pid != os.getpid():
         os.kill(pid, 9)

@@ -30,7 +30,7 @@ HELPER_FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 NEWS_KEPT = 4096
 """How many ended supervisors are remembered. Most end idle, and nobody asks; who does ask does so at once,
-and there are never more than runs."""
+and there are never more than runs. A pid's next bearer replaces what is remembered of it."""
 
 START_TIMEOUT_SECONDS = 10.0
 """For the helpers' own start, which takes 20 ms: what takes longer has failed."""
@@ -224,4 +224,4 @@ class ForkServer:
             if self._sock is None or self.generation != generation:
                 raise ContainmentLost("the run's supervisor and the fork server were killed")
             await self._news.wait()
-        return self._gone.pop(supervisor_pid)
+        return self._gone[supervisor_pid]  # and not pop: more than one may wait for the same news

@@ -110,8 +110,10 @@ async def test_supervisor_killed_then_ended_twice_at_once(stage: Stage) -> None:
     async def end(actor: Actor) -> None:
         deaths.append(await actor.tree.end(0))
 
-    async with stage.actor(f"{TREE}!kill-parent\n!wait") as actor:
+    async with stage.actor(f"{TREE}!wait") as actor:
         await actor.children(3)
+        helpers_of.stop(helpers_of.fork_server())  # it tells only when both are waiting for it
+        os.kill(helpers_of.supervisor_of(actor.tree.pid), signal.SIGKILL)
         with trio.fail_after(PROMPT_SECONDS):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(end, actor)
