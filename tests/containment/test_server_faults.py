@@ -385,8 +385,9 @@ def test_server_without_descriptors(server: LiveServer) -> None:
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     statuses = set[int]()
     for spare in range(1, 9):
-        highest = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
         with socket.create_connection((server.host, server.port), timeout=30) as opened:
+            _await_accepted(opened)
+            highest = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + spare, limits[1]))
             try:
                 status, told = _spawn_on(opened)
@@ -400,6 +401,15 @@ def test_server_without_descriptors(server: LiveServer) -> None:
         desk.assert_serves()
     assert 503 in statuses
     desk_of(server).assert_no_agents()
+
+
+def _await_accepted(opened: socket.socket) -> None:
+    """Have the server answer on it once: a connection in the backlog needs a descriptor, too."""
+    opened.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    read = b""
+    while not read.endswith(b"}"):
+        read += (part := opened.recv(65536))
+        assert part, read
 
 
 def _spawn_on(opened: socket.socket) -> tuple[int, str]:
