@@ -21,13 +21,17 @@ logger = get_logger("q9gent.hub")
 class Hub(Protocol):
     """What reads many descriptors."""
 
-    def add(self, fd: int, handler: Callable[[bytes], None]) -> None:
+    def add(
+        self, fd: int, handler: Callable[[bytes], None], hand_on: Callable[[], None] | None = None
+    ) -> None:
         """Read a non-blocking descriptor from now on.
 
         Args:
             fd: A pipe, or a socket of packets.
             handler: Called with each piece read, and with ``b""`` at the end of file or after an error; then
                 it is forgotten. It must neither wait nor raise.
+            hand_on: Called after that, perhaps only once others' handlers have been, and before any task
+                runs: the place to send what the handler made. It must neither wait nor raise.
 
         Raises:
             OSError: The system has no room to watch it.

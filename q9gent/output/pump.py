@@ -43,8 +43,8 @@ logger = get_logger("q9gent.run")
 class _Pump:
     """Reads a pipe until its end, or until stopped and empty.
 
-    With a hub it mostly *rides*: the hub reads and calls ``_take``, and no task is needed. Where there is no
-    hub, or what was read has to wait for a disk, a task reads, until the pump can ride again.
+    With a hub it mostly *rides*: the hub reads, calls ``_take`` and ``_hand_on``, and no task is needed.
+    Without a hub, or while what was read has to wait for a disk, a task reads, until the pump can ride again.
     """
 
     def __init__(self, source: ByteSource, hub: Hub | None) -> None:
@@ -55,6 +55,7 @@ class _Pump:
         self._receiving: trio.CancelScope | None = None
         self._riding = False
         self._failure: Exception | None = None
+        self._taken = b""  # and not handed on yet
         self._refused = b""
         self._at_end = False
         self._stopped = False
@@ -103,7 +104,7 @@ class _Pump:
         if self._hub is None or fd is None or not self._may_ride():
             return False
         try:
-            self._hub.add(fd, self._take)
+            self._hub.add(fd, self._take, self._hand_on)
         except OSError:  # the system watches enough already: a task of its own takes less
             self._hub = None
             return False
@@ -119,14 +120,27 @@ class _Pump:
         """Be handed what the hub has read."""
         self._at_end = not data
         try:
-            output = self._digest_rest() if self._at_end else self._digest(data)
+            self._taken = self._digest_rest() if self._at_end else self._digest(data)
+        except Exception as error:
+            self._fail(error)
+
+    def _hand_on(self) -> None:
+        """Pass on what was taken; it may be a few other pipes' turn in between, but no task's."""
+        output, self._taken = self._taken, b""
+        try:
             if not output or self._offer(output):
-                if self._at_end:
+                if self._at_end and self._riding:
                     self._get_off()
                 return
-            self._refused = output
-        except Exception as error:  # raised again where ``run`` runs
-            self._failure = error
+        except Exception as error:
+            self._fail(error)
+            return
+        self._refused = output
+        self._get_off()
+        self._need_task()
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error  # raised again where ``run`` runs
         self._get_off()
         self._need_task()
 

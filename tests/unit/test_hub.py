@@ -40,15 +40,21 @@ class Pipe:
 
     Attributes:
         got: What was handed over, piece by piece.
+        log: Where it notes each call of the hub's: its descriptor, and whether it is to hand on.
     """
 
     def __init__(self) -> None:
         self.fd, self.write_fd = os.pipe()
         os.set_blocking(self.fd, False)
         self.got: list[bytes] = []
+        self.log: list[tuple[int, bool]] = []
 
     def take(self, data: bytes) -> None:
         self.got.append(data)
+        self.log.append((self.fd, False))
+
+    def hand_on(self) -> None:
+        self.log.append((self.fd, True))
 
     @property
     def text(self) -> bytes:
@@ -122,7 +128,7 @@ async def settle(hub: EpollHub, group: list[Pipe], patch: pytest.MonkeyPatch) ->
     """Have them settle, and wait until no round is due."""
     set_quiet(patch, FOR_EVER)
     for pipe in group:
-        hub.add(pipe.fd, pipe.take)
+        hub.add(pipe.fd, pipe.take, pipe.hand_on)
         pipe.write(b"little")
     await until(lambda: all(settled(hub, pipe) for pipe in group))
     await no_rounds(hub)
@@ -362,6 +368,73 @@ def test_a_handler_that_raises_is_logged_and_harms_no_other(caplog: pytest.LogCa
     (record,) = caplog.records
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "defect"
+
+
+def test_what_cannot_be_handed_on_is_logged_and_harms_no_other(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a round as well the pipe is forgotten, and the others' turn comes."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(MANY) as group:
+            await settle(hub, group, monkeypatch)
+            bad, *good = group
+
+            def fail() -> None:
+                raise RuntimeError("defect")
+
+            hub._pipes[bad.fd].hand_on = fail
+            for pipe in good:
+                pipe.log.clear()
+            await bring(group, b"one")
+            await bring(good, b"two")
+            bad.write(b"two")
+            await quiet()
+            assert bad.text == b"littleone"
+            assert all(len(pipe.log) == 4 for pipe in good)
+
+    with caplog.at_level(logging.ERROR, "q9gent.hub"):
+        run(main)
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["defect"]
+
+
+def test_a_young_pipe_hands_on_at_once() -> None:
+    """Nobody else's output comes between."""
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(2) as group:
+            log = group[0].log = group[1].log
+            for pipe in group:
+                hub.add(pipe.fd, pipe.take, pipe.hand_on)
+                pipe.write(b"x")
+            await until(lambda: len(log) == 4)
+            assert log[::2] == [(fd, False) for fd, _handing in log[1::2]]
+
+    run(main, moderate=False)
+
+
+def test_a_round_reads_first_and_then_hands_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many at a time that none waits for hundreds; what brings much does not wait, as it takes memory."""
+    together = _linux_hub.HANDED_ON_TOGETHER
+
+    async def main(hub: EpollHub) -> None:
+        with pipes(together + 4) as group:
+            await settle(hub, group, monkeypatch)
+            log: list[tuple[int, bool]] = []
+            for pipe in group:
+                pipe.log = log
+            await bring(group, b"x")  # without a wait: one round has them all
+            read, handed = [fd for fd, handing in log if not handing], [fd for fd, handing in log if handing]
+            assert read == handed
+            expected = [*[False] * together, *[True] * together, *[False] * 4, *[True] * 4]
+            assert [handing for _fd, handing in log] == expected
+            log.clear()
+            group[0].write(b"x" * _linux_hub.SMALL_BYTES)
+            await bring(group[1:3], b"x")
+            assert log.index((group[0].fd, True)) == log.index((group[0].fd, False)) + 1
+            assert [handing for fd, handing in log if fd != group[0].fd] == [False, False, True, True]
+
+    run(main)
 
 
 def test_a_pipe_that_brings_little_and_again_at_once_settles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,7 @@ class FakeHub:
 
     Attributes:
         handler: Whose pipe it reads; `None` while nobody rides.
+        hand_on: Called after it.
         full: Whether the system allows no more.
         rides: How often somebody got on.
     """
@@ -73,13 +74,14 @@ class FakeHub:
         self.full = False
         self.rides = 0
 
-    def add(self, fd: int, handler: Callable[[bytes], None]) -> None:
+    def add(self, fd: int, handler: Callable[[bytes], None], hand_on: Callable[[], None]) -> None:
         assert fd == FD
         assert self.handler is None, "added twice"
         if self.full:
             raise OSError(errno.ENOSPC, "full")
         self.rides += 1
         self.handler = handler
+        self.hand_on = hand_on
 
     def forget(self, fd: int) -> None:
         assert fd == FD
@@ -89,9 +91,11 @@ class FakeHub:
         """Hand over what waits, and the end."""
         while self.handler is not None and self._pipe.waiting:
             self.handler(self._pipe.receive_nowait(1 << 16))
+            self.hand_on()
         if self.handler is not None and self._pipe.closed:
             handler, self.handler = self.handler, None  # forgotten before it is told, as the real one does
             handler(b"")
+            self.hand_on()
 
 
 class Ride:
