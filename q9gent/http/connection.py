@@ -92,6 +92,7 @@ class Connection(TCPServer):
             self._tls = trio.SSLStream(self._transport, ssl_context, server_side=True, https_compatible=True)
         super().__init__(app, config, context, ConnectionState({}), self._tls or self._transport)  # type: ignore[arg-type]
         self.send_nowait = self._transport.send_nowait
+        self._shaking_hands: trio.CancelScope | None = None
         self._reading: trio.CancelScope | None = None
         self._is_waiting = False  # for bytes, and so may be woken
         self._look_again = False
@@ -118,8 +119,9 @@ class Connection(TCPServer):
         current_connection.set(self)
         try:
             if self._tls is not None:
-                with trio.fail_after(HANDSHAKE_SECONDS):
+                with trio.fail_after(HANDSHAKE_SECONDS) as self._shaking_hands:
                     await self._tls.do_handshake()
+                self._shaking_hands = None
             await self._serve()
         except CLIENT_FAILURES:
             pass
@@ -130,8 +132,10 @@ class Connection(TCPServer):
         except Exception:
             logger.exception("connection failed")
         finally:
+            self._finished = True
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self._transport)
+            vars(self).pop("protocol", None)  # each holds the other, and all that a request was
 
     async def _serve(self) -> None:
         raw = self._transport.socket
@@ -285,6 +289,8 @@ class Connection(TCPServer):
 
     async def stop(self) -> None:
         """Close it, now if it is idle, or after the answer that it owes (see ``Http1``)."""
-        if self._is_idle and not self._finished:
+        if self._shaking_hands is not None:
+            self._shaking_hands.cancel()
+        elif self._is_idle and not self._finished:
             await self._finish()
             await self.protocol.handle(Closed())

@@ -90,6 +90,9 @@ class Exchange(TrioASGIHTTPConnection):
         finally:
             if self._run is not None:
                 self._run.outbox.close()
+            # Nothing may refer to itself in a circle: collecting garbage stops every stream.
+            del self.scope[EXCHANGE_KEY]  # type: ignore[misc]
+            request.routing_exception = None
 
     async def start_run(self, order: Order) -> RunResponse:
         """Start a run that this exchange owns, and return the answer that streams it.

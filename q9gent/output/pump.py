@@ -151,6 +151,7 @@ class _Pump:
             Whether ``run`` has to be called for that; else its task does it, or nothing is left.
         """
         self._stopped = True
+        self._need_task = lambda: None  # it held the run, which holds this: a circle
         if self._receiving is not None:
             self._receiving.cancel()
         if self._riding:

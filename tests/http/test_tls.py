@@ -81,6 +81,22 @@ def test_tls_stop_is_told(q9gent: Start, folder: str, client_tls: ssl.SSLContext
         assert client.end() == b""
 
 
+def test_a_handshake_in_progress_does_not_disturb_a_stop(
+    q9gent: Start, folder: str, client_tls: ssl.SSLContext
+) -> None:
+    """Connections that have no TLS yet are closed with the idle ones, and the runs are told as ever."""
+    program = configured(q9gent, folder, TLS)
+    (url,) = program.wait_started()
+    with program.connect(url) as silent, program.connect(url, tls=client_tls) as client:
+        stream = begin(client)
+        with within(PROMPT_SECONDS):
+            assert program.stop() == 0
+        assert list(stream)[-1]["code"] == "shutdown"
+        assert silent.is_ended()
+    assert "Traceback" not in program.err
+    assert '"error"' not in program.err
+
+
 @pytest.mark.parametrize(
     "sent", [b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03\x01", b"\xff" * 100]
 )
