@@ -25,7 +25,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
     def __init__(self, stream: trio.SocketStream, stall_seconds: float) -> None:
         self._stream = stream
         self.socket = stream.socket
-        self._fileno = stream.socket.fileno
+        self._fd = stream.socket.fileno()  # -1 once it is closed
         self.stalled = False
         self._stall_seconds = stall_seconds
         self._sending: trio.CancelScope | None = None
@@ -68,7 +68,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
         if not HAS_PLAIN_IO:
             return 0
         try:
-            return os.write(self._fileno(), data)  # -1 once it is closed: no descriptor
+            return os.write(self._fd, data)
         except OSError:
             return 0
 
@@ -99,4 +99,5 @@ class SocketStream(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         """Close it; never waits."""
+        self._fd = -1
         await self._stream.aclose()

@@ -208,14 +208,13 @@ class StdoutPump(_Pump):
 
     def _digest(self, data: bytes) -> bytes:
         self.bytes += len(data)
-        return self._encode(self._framer.feed(data))
+        block = self._framer.feed(data)
+        return self._encode(block) if block else b""
 
     def _digest_rest(self) -> bytes:
         return self._encode(self._framer.finish())
 
     def _encode(self, block: bytes) -> bytes:
-        if not block:
-            return b""
         if RESULT_MARK in block:
             self.saw_result = True
         events, count = encode_output(block)

@@ -102,10 +102,16 @@ def encode_output(block: bytes) -> tuple[bytes, int]:
             ``\r`` before a line end is part of it, invalid UTF-8 becomes U+FFFD.
     """
     # A line end is never part of a multi-byte sequence: decoding all at once cuts no line anew.
-    lines = block.decode("utf-8", "replace").split("\n")
+    text = block.decode("utf-8", "replace")
+    encode = _ENCODER.encode
+    if "\n" not in text and not text.endswith("\r"):  # most reads of a live stream
+        if not text:
+            return b"", 0
+        event = _START + encode(text) + _END
+        return (event if event.isascii() else _escape_line_ends(event)), 1
+    lines = text.split("\n")
     if b"\r" in block:
         lines = [line.removesuffix("\r") for line in lines]
-    encode = _ENCODER.encode
     encoded = [encode(line) for line in lines if line]
     if not encoded:
         return b"", 0
