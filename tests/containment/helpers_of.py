@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -70,8 +71,13 @@ def stop(pid: int) -> None:
 
 
 def kill_those(processes: Iterable[Found]) -> None:
-    """Kill processes of the test's own that are still the same."""
-    now = {(one.pid, one.started) for one in everyone() if one.state != "Z"}
-    for one in processes:
-        if (one.pid, one.started) in now:
+    """Kill processes of the test's own that are still the same, and wait until they are gone."""
+    wanted = {(one.pid, one.started) for one in processes}
+
+    def alive() -> list[Found]:
+        return [one for one in everyone() if (one.pid, one.started) in wanted and one.state != "Z"]
+
+    for one in alive():
+        with contextlib.suppress(ProcessLookupError):  # it was ending anyway
             os.kill(one.pid, signal.SIGKILL)
+    assert wait_for(alive, lambda found: not found, APPEAR_SECONDS) == []
