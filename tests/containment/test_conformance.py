@@ -104,11 +104,10 @@ async def test_scrubbed_child(stage: Stage) -> None:
     session = str(uuid.uuid4())
     program = (
         "import subprocess, sys\n"
-        "child = [sys.executable, '-I', '-S', '-c', 'import time; time.sleep(600)', sys.argv[1]]\n"
+        "code = 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'\n"
+        "child = [sys.executable, '-I', '-S', '-c', code, sys.argv[1]]\n"
         "known = {name: value for name, value in __import__('os').environ.items() if name == 'SYSTEMROOT'}\n"
-        "child = subprocess.Popen(child, env=known, start_new_session=True)\n"
-        "print(child.pid, flush=True)\n"
-        "child.wait()"
+        "subprocess.Popen(child, env=known, stdout=sys.stdout, start_new_session=True).wait()"
     )
     argv = (sys.executable, "-I", "-S", "-c", program, session)
     async with stage.play(Launch(argv=argv), session) as actor:
