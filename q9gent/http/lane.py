@@ -77,7 +77,7 @@ class DirectLane:
     def express(self, events: bytes) -> bool:
         """Write without waiting; False if some of it is held back."""
         self.sent_at = self._clock()
-        data = b"%x\r\n%b\r\n" % (len(events), events)  # as ``chunk``, for what is never empty
+        data = chunk(events)
         sent = self._send_nowait(data)
         if sent == len(data):
             return True

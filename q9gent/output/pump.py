@@ -122,25 +122,24 @@ class _Pump:
         try:
             self._taken = self._digest_rest() if self._at_end else self._digest(data)
         except Exception as error:
-            self._fail(error)
+            self._failure = error
+            self._leave_to_task()
 
     def _hand_on(self) -> None:
         """Pass on what was taken; it may be a few other pipes' turn in between, but no task's."""
         output, self._taken = self._taken, b""
         try:
             if not output or self._offer(output):
-                if self._at_end and self._riding:
+                if self._at_end:
                     self._get_off()
                 return
+            self._refused = output
         except Exception as error:
-            self._fail(error)
-            return
-        self._refused = output
-        self._get_off()
-        self._need_task()
+            self._failure = error
+        self._leave_to_task()
 
-    def _fail(self, error: Exception) -> None:
-        self._failure = error  # raised again where ``run`` runs
+    def _leave_to_task(self) -> None:
+        """Have ``run`` put what was refused, or raise what has failed."""
         self._get_off()
         self._need_task()
 

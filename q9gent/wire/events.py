@@ -107,8 +107,7 @@ def encode_output(block: bytes) -> tuple[bytes, int]:
     if "\n" not in text and not text.endswith("\r"):  # most reads of a live stream
         if not text:
             return b"", 0
-        event = _START + encode(text) + _END
-        return (event if event.isascii() else _escape_line_ends(event)), 1
+        return _escape_line_ends(_START + encode(text) + _END), 1
     lines = text.split("\n")
     if b"\r" in block:
         lines = [line.removesuffix("\r") for line in lines]
