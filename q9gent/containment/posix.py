@@ -148,9 +148,9 @@ class PosixTree:
         give_up_at = trio.current_time() + KILL_TIMEOUT_SECONDS
         while True:
             found = self._find()
-            self._kill_groups({process.pid for process in found})
+            killed |= self._kill_groups({process.pid for process in found})
             for process in found:
-                with contextlib.suppress(psutil.Error):
+                with contextlib.suppress(psutil.Error):  # gone already, perhaps with its group
                     process.kill()
                     killed.add(process.pid)
             self._process.poll()  # reap the leader
@@ -162,17 +162,24 @@ class PosixTree:
                 return Death(killed=len(killed.difference(survivors)), survivors=survivors)
             await trio.sleep(SCAN_SECONDS)
 
-    def _kill_groups(self, pids: set[int]) -> None:
-        """Kill whole process groups: one by one, those that keep forking are always ahead of us."""
-        groups = set()
+    def _kill_groups(self, pids: set[int]) -> set[int]:
+        """Kill whole process groups: one by one, those that keep forking are always ahead of us.
+
+        Returns:
+            Those of ``pids`` whose group was killed.
+        """
+        groups: dict[int, set[int]] = {}
         for pid in pids:
             with contextlib.suppress(OSError):
                 group = os.getpgid(pid)
                 if group in pids or group == self.pid:  # led by one of ours: nobody else can be in it
-                    groups.add(group)
-        for group in groups:
+                    groups.setdefault(group, set()).add(pid)
+        killed: set[int] = set()
+        for group, members in groups.items():
             with contextlib.suppress(OSError):
                 os.killpg(group, signal.SIGKILL)
+                killed |= members
+        return killed
 
     def _find(self) -> list[psutil.Process]:
         """Return the tree's processes that live, and remember them: a known pid stays known."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from process_scan import everyone, wait_for
 from stage import Stage, on_stage
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the POSIX strategy")
@@ -31,3 +33,22 @@ async def test_one_scan_that_finds_nobody_proves_nothing(stage: Stage) -> None:
         actor.tree._find = miss_once  # type: ignore[attr-defined]
         stage.assert_gone(actor, await actor.tree.end(0))
         assert scans >= 4
+
+
+@on_stage
+async def test_what_is_gone_with_its_group_counts_as_killed(stage: Stage) -> None:
+    """An orphan may be reaped by init before its own pid is killed."""
+    async with stage.actor("!child plain\n!wait") as actor:
+        await actor.children(1)
+        kill_groups, members = actor.tree._kill_groups, actor.note()  # type: ignore[attr-defined]
+
+        def kill_groups_and_see_them_reaped(pids: set[int]) -> set[int]:
+            killed: set[int] = kill_groups(pids)
+            orphans = {one.pid for one in members if one.pid != actor.tree.pid}
+            wait_for(lambda: orphans & {one.pid for one in everyone()}, operator.not_, 2)
+            return killed
+
+        actor.tree._kill_groups = kill_groups_and_see_them_reaped  # type: ignore[attr-defined]
+        death = await actor.tree.end(0)
+        stage.assert_gone(actor, death)
+        assert death.killed == len(members)

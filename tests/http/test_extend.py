@@ -145,6 +145,7 @@ def test_sessions_are_kept_elsewhere(serve: Callable[..., Served]) -> None:
 def test_a_store_that_fails_is_told_as_one(serve: Callable[..., Served]) -> None:
     """With its reason."""
     served = serve("store")
+    assert served.client.get("/sessions").status_code == 200  # it listens before it has looked at its store
     (Path(served.program.folder) / "sessions.db").write_bytes(b"no database" * 100)
     failed = served.client.get("/sessions")
     assert failed.status_code == 500
