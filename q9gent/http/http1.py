@@ -3,17 +3,18 @@
 Taken out: the upgrade to HTTP/2 in clear text (it cannot be configured away, and its back-pressure is
 broken) and websockets (there are none here, and a bad upgrade request can end the server). Closed: a
 request that is followed by more bytes no longer hides its client's disconnect, because reading goes on,
-into a bounded buffer.
+into a bounded buffer; and the last answer of a connection says that it is.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import h11
 import msgspec
 from hypercorn.events import Closed, RawData, Updated
-from hypercorn.protocol.events import Body, EndBody, Request
+from hypercorn.protocol.events import Body, EndBody, Request, Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hypercorn.events import Event
+    from hypercorn.protocol.events import Event as StreamEvent
 
 READ_AHEAD_BYTES = 64 * 1024
 """What a client may send behind a request that is being answered. Pipelining is rare, and a client that
@@ -133,6 +135,20 @@ class Http1(H11Protocol):
         )
         self.keep_alive_requests += 1
         await self.context.mark_request()
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Send a part of the answer.
+
+        An answer that comes before its request is complete, or while the server stops, is the connection's
+        last: it says so, or the client would send its next request to a connection that is being closed.
+        """
+        if (
+            isinstance(event, Response)
+            and (self.connection.their_state is h11.SEND_BODY or self.context.terminated.is_set())
+            and self.keep_alive_requests < self.config.keep_alive_max_requests  # else hypercorn says it
+        ):
+            event = replace(event, headers=[*event.headers, (b"connection", b"close")])
+        await super().stream_send(event)
 
     async def _send_error_response(self, status_code: int) -> None:
         text = ERROR_TEXTS.get(status_code, ERROR_TEXTS[400])

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 from process_scan import wait_for
-from raw_client import DEADLINE_SECONDS
+from raw_client import DEADLINE_SECONDS, RawClient, request_bytes
 from sse_events import answer, session_of, whole
 
 if TYPE_CHECKING:
@@ -127,6 +127,21 @@ def test_middleware_sees_each_request_first(serve: Callable[..., Served]) -> Non
     assert set(refused.json()) == {"error"}
     served.client.headers["authorization"] = "Bearer secret"
     assert "Hello!" in answer(served.spawn())
+
+
+def test_an_answer_before_the_whole_request_says_that_it_is_the_last(serve: Callable[..., Served]) -> None:
+    """A client that did not know would send its next request to a connection that is being closed."""
+    served = serve("middleware", API_TOKEN="secret")
+    with RawClient(("127.0.0.1", served.client.base_url.port or 0)) as client:
+        client.send(request_bytes("POST", "/spawn", None, "Content-Length: 2"))
+        refused = client.answer()
+        assert (refused.status, refused.headers["connection"]) == (401, "close")
+        client.send(b"{}")
+        assert client.end() == b""
+        address = client.sock.getpeername()
+    with RawClient(address) as client:
+        assert "connection" not in client.ask("POST", "/spawn", "{}").headers
+        assert "connection" not in client.ask("POST", "/spawn", "{}").headers
 
 
 def test_sessions_are_kept_elsewhere(serve: Callable[..., Served]) -> None:
