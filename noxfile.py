@@ -22,7 +22,7 @@ def _works(program: str, version: str) -> bool:
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
         told = subprocess.run([program, "-c", code], capture_output=True, text=True, timeout=30, check=False)
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):
         return False
     return told.stdout.strip() == version
 
@@ -123,8 +123,9 @@ def _debian(session: nox.Session, packages: dict[str, str]) -> None:
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         give_up = session.error if os.environ.get("CI") else session.skip
         give_up(f"missing, and installing it takes root and apt-get: {', '.join(missing)}")
-    session.run("apt-get", "update", "-qq", external=True, silent=True)
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
+    patient = ["-o", "DPkg::Lock::Timeout=600", "-o", "Acquire::Retries=5"]
+    session.run("apt-get", *patient, "update", "-qq", external=True, silent=True)
+    install = ["apt-get", *patient, "install", "-y", "-qq", "--no-install-recommends", *missing]
     session.run(*install, external=True, silent=True, env={"DEBIAN_FRONTEND": "noninteractive"})
 
 
@@ -165,7 +166,7 @@ WINE_TESTS = [
         )
     ),
 ]
-WINE_SECONDS = 1500
+WINE_SECONDS = 3600
 WINE_TEST_SECONDS = 240
 
 

@@ -22,7 +22,7 @@ from functools import partial
 import trio
 
 WARM_UP_SECONDS = 60.0
-QUIET_SECONDS = 45.0
+QUIET_SECONDS = 120.0
 ALLOWED_GROWTH = {"rss_kib": 1.05, "blocks": 1.01}
 """Memory as the system sees it has what the allocator keeps; the interpreter's own blocks show a leak of less
 than one a run."""

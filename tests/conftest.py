@@ -7,10 +7,17 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 from server_process import LiveServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+# A process that the system holds for a second is no defect of what it tests.
+settings.register_profile(
+    "held", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("held")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's `&` starts what it starts so, and each program that a test starts would inherit it.

@@ -6,6 +6,7 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any
 
+from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -52,7 +53,10 @@ class Page:
 
     def until(self, true: Callable[[], object]) -> None:
         """Wait until something holds."""
-        waiting = WebDriverWait(self.browser, DEADLINE_SECONDS, poll_frequency=0.05)
+        passing = (StaleElementReferenceException, ElementClickInterceptedException)  # lists are read anew
+        waiting = WebDriverWait(
+            self.browser, DEADLINE_SECONDS, poll_frequency=0.05, ignored_exceptions=passing
+        )
         waiting.until(lambda _browser: true(), "it did not come to hold")
 
     def by_id(self, name: str) -> WebElement:
@@ -68,14 +72,19 @@ class Page:
         return self.browser.execute_script(code, *arguments)
 
     def press(self, label: str) -> None:
-        """Press the button of that accessible name."""
-        found = [
-            node
-            for node in self.browser.find_elements(By.CSS_SELECTOR, "button, summary")
-            if node.is_displayed() and node.accessible_name.startswith(label)
-        ]
-        assert len(found) == 1, f"{len(found)} buttons are called {label!r}"
-        found[0].click()
+        """Press the button of that accessible name, once there is one and no other."""
+
+        def pressed() -> bool:
+            found = [
+                node
+                for node in self.browser.find_elements(By.CSS_SELECTOR, "button, summary")
+                if node.is_displayed() and node.accessible_name.startswith(label)
+            ]
+            if len(found) == 1:
+                found[0].click()
+            return len(found) == 1
+
+        self.until(pressed)
 
     def click(self, name: str) -> None:
         """Click an element, once it is shown."""

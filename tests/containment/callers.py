@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from server_process import LiveServer
 
 READ_SECONDS = 45.0
-GONE_SECONDS = 8.0
+GONE_SECONDS = 30.0
 
 
 class Caller:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Under Wine a Python starts in most of a second, and twenty of them on a busy machine in half a minute.
 PLAY_SECONDS, LINE_SECONDS = (200.0, 100.0) if sys.platform == "win32" else (80.0, 40.0)
-GONE_SECONDS = 8.0
+GONE_SECONDS = 30.0
 AGENT = (sys.executable, "-I", "-S", simulator.__file__)
 
 LIMITS = {

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 EXAMPLES, STEPS = 25, 20
-GONE_SECONDS = 8.0
+GONE_SECONDS = 30.0
 PROMPT = "!child daemon\n!child setsid\n!wait"
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 CHOICE = st.integers(min_value=0, max_value=1000)

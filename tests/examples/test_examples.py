@@ -136,7 +136,8 @@ def interpreter(name: str) -> list[str]:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """One server for all: what an example leaves would show in the next."""
-    server = LiveServer(str(tmp_path_factory.mktemp("examples")), "--simulate")
+    # The grace is for an agent that the system holds: killed, it would be counted.
+    server = LiveServer(str(tmp_path_factory.mktemp("examples")), "--simulate", "--grace-seconds", "30")
     yield server
     server.close()
 

@@ -80,8 +80,9 @@ def wait_for(probe: Callable[[], Answer], accept: Callable[[Answer], object], se
     """Probe until the answer is accepted or `seconds` are over, and return the last answer."""
     end = time.monotonic() + seconds
     while True:
+        is_last = time.monotonic() > end  # asked first: one who was held meanwhile looks once more
         answer = probe()
-        if accept(answer) or time.monotonic() > end:
+        if accept(answer) or is_last:
             return answer
         time.sleep(POLL_SECONDS)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 START_SECONDS = 20.0
 EXIT_SECONDS = 20.0
-GONE_SECONDS = 8.0
+GONE_SECONDS = 30.0
 READ_SECONDS = 45.0
 
 LISTENING = re.compile(r"Server listening on (?:\S+, )*http://(?P<host>[^:/]+):(?P<port>\d+)\s*$")

@@ -477,4 +477,4 @@ def test_an_exe_launcher_leads_to_the_exe(start, npm_folder):
     server = start("--claude-path", str(npm_folder / "direct.cmd"))
     last = server.turn("/spawn", "hello")[-1]
     assert (last["code"], last["exit_code"]) == ("exit", 2)
-    assert "Unknown option: -p" in server.log
+    assert until(lambda: "Unknown option: -p" in server.log, bool)  # read by a thread of its own

@@ -156,7 +156,7 @@ class WindowsServer:
         for process in psutil.process_iter():
             try:
                 command = " ".join(process.cmdline())
-            except psutil.Error:
+            except (psutil.Error, OSError):  # one that dies while it is being read
                 continue
             if any(mark in command for mark in wanted):
                 found.append(process.pid)
