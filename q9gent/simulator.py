@@ -178,7 +178,9 @@ def wait(turn: Turn, _: str) -> None:
     """Say so, and wait for ever."""
     turn.system("waiting", pid=os.getpid())
     while True:
-        time.sleep(LIFE_SECONDS)
+        time.sleep(
+            1
+        )  # a signal between the interpreter's last look and a longer sleep would be heard after it
 
 
 def die(_: Turn, rest: str) -> None:

@@ -167,11 +167,11 @@ class ForkServer:
         try:
             self.wake()
             with theirs:
-                await self._send_request(theirs)
+                generation = await self._send_request(theirs)
             kind, _, number = (await supervisor.introduction()).partition(b" ")
             if kind == b"P":
                 supervisor.pid = int(number)
-                supervisor.generation = self.generation
+                supervisor.generation = generation
                 self._gone.pop(supervisor.pid, None)  # news of an earlier bearer of this pid
                 return supervisor
             if kind == b"!":
@@ -183,7 +183,8 @@ class ForkServer:
                 supervisor.close()
         return None
 
-    async def _send_request(self, theirs: socket.socket) -> None:
+    async def _send_request(self, theirs: socket.socket) -> int:
+        """Ask for a supervisor; return whom: another may have taken its place when the answer comes."""
         async with self._sending:  # one waits for room, and the others for it
             while self._sock is not None:
                 try:
@@ -191,7 +192,8 @@ class ForkServer:
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(self._sock)
                 else:
-                    return
+                    break
+            return self.generation
 
     async def _news_or_start(self) -> None:
         with trio.move_on_after(0.05):  # a start makes no news; its 20 ms are not worth a signal

@@ -40,8 +40,9 @@ INLINE_BYTES = 64 * 1024
 WAKE_SECONDS = 0.05
 """How often a helper that its run may have stopped is continued while it is waited for."""
 
-ANSWER_TIMEOUT_SECONDS = 1.0
-"""On top of what a supervisor itself may take, before it is taken for stuck and killed."""
+ANSWER_TIMEOUT_SECONDS = 3.0
+"""On top of what a supervisor itself may take, before it is taken for stuck and killed: more than a busy
+system makes it wait for its turn."""
 
 
 class LinuxTree:
@@ -134,12 +135,18 @@ class LinuxTree:
         self._fork_server.kill(self._supervisor.pid)
         give_up_at = trio.current_time() + KILL_TIMEOUT_SECONDS
         while trio.current_time() < give_up_at:
+            if self.death is not None:  # its answer came in the moment in which we gave it up
+                return self.death
             # What stopped its supervisor now has the fork server for a parent, and may stop that as well.
             self._kill_orphans()
             self._fork_server.wake()
             with trio.move_on_after(WAKE_SECONDS):
                 return Death(killed=await self._fork_server.wait_gone(self._supervisor.pid, self._generation))
-        return Death(survivors=(self.pid, *descendants_of(self.pid)))
+        living = descendants_of(self._supervisor.pid)
+        if self.pid in descendants_of(self._fork_server.pid or 0):
+            living += [self.pid, *descendants_of(self.pid)]
+        # Should none be found, what lives is one of the fork server's own children by now, and has no name.
+        return Death(survivors=tuple(dict.fromkeys(living)) or (self.pid,))
 
     def _kill_orphans(self) -> None:
         """Kill the leader and what it started, if it is still a child of the fork server's.

@@ -185,8 +185,11 @@ class PosixTree:
         """Return the tree's processes that live, and remember them: a known pid stays known."""
         children: dict[int, list[psutil.Process]] = {}
         ours: list[psutil.Process] = []
-        for process in psutil.process_iter():
+        for (
+            pid
+        ) in psutil.pids():  # not process_iter, which misses a pid that has a new bearer, twice in a row
             try:
+                process = psutil.Process(pid)
                 children.setdefault(process.ppid(), []).append(process)
             except psutil.Error:
                 continue

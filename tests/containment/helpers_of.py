@@ -49,10 +49,25 @@ def zombies_under(pid: int) -> list[Found]:
     return [one for one in everyone() if one.parent == pid and one.state == "Z"]
 
 
+def links(pid: int) -> list[str]:
+    """What a process holds open, as /proc names it."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return found
+
+
 def descriptors(pid: int) -> list[str]:
-    """What a process holds open."""
-    folder = f"/proc/{pid}/fd"
-    return sorted(os.readlink(f"{folder}/{name}").partition(":")[0] for name in os.listdir(folder))
+    """The kinds of what a process holds open."""
+    return sorted(link.partition(":")[0] for link in links(pid))
+
+
+def lifelines(pid: int) -> set[str]:
+    """The links of the sockets of packets that a process can see: those to supervisors, and their fork server."""
+    with open(f"/proc/{pid}/net/unix", encoding="ascii", errors="replace") as file:
+        rows = [line.split() for line in file][1:]
+    return {f"socket:[{row[6]}]" for row in rows if row[4] == "0005"}
 
 
 def wait_state(pid: int, state: str) -> None:
@@ -66,8 +81,12 @@ def wait_state(pid: int, state: str) -> None:
 
 def stop(pid: int) -> None:
     """Stop a process, and wait until it is."""
-    os.kill(pid, signal.SIGSTOP)
-    wait_state(pid, "T")
+
+    def is_stopped() -> bool:
+        os.kill(pid, signal.SIGSTOP)  # again, if somebody who looks after it has continued it
+        return [one.state for one in everyone() if one.pid == pid] == ["T"]
+
+    assert wait_for(is_stopped, bool, APPEAR_SECONDS)
 
 
 def kill_those(processes: Iterable[Found]) -> None:

@@ -110,7 +110,10 @@ class Actor:
         """The next line of a kind; those before it are passed over."""
         while True:
             raw = await self.raw()
-            assert raw, f"the output ended without {subtype!r}"
+            if not raw:
+                ended = await self.tree.wait_exited()
+                said = self.tree.stderr.receive_nowait(65536)
+                raise AssertionError(f"the output ended without {subtype!r}: {ended}, {said.decode()}")
             line: dict[str, Any] = json.loads(raw)
             if line.get("subtype") == subtype:
                 self.note()

@@ -125,7 +125,7 @@ async def test_deaf_leader(stage: Stage) -> None:
         if sys.platform == "win32" and clock.seconds < 0.3:
             stage.note_limit("without a console nobody can be asked, and there is no grace")
         else:
-            assert 0.3 <= clock.seconds < 5
+            assert 0.3 <= clock.seconds < 30
         assert await actor.tree.wait_exited() == KILLED
 
 

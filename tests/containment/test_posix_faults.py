@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import operator
 import sys
-from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from process_scan import everyone, wait_for
 from stage import Stage, on_stage
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the POSIX strategy")
-
-if TYPE_CHECKING:
-    import psutil
 
 STRATEGIES = ("posix",)
 
@@ -33,6 +30,20 @@ async def test_one_scan_that_finds_nobody_proves_nothing(stage: Stage) -> None:
         actor.tree._find = miss_once  # type: ignore[attr-defined]
         stage.assert_gone(actor, await actor.tree.end(0))
         assert scans >= 4
+
+
+@on_stage
+async def test_a_pid_that_has_a_new_bearer_is_no_hiding_place(stage: Stage) -> None:
+    """What is remembered of the earlier one must not have scans pass over it."""
+    async with stage.actor("!wait") as actor:
+        await actor.waiting()
+        earlier = psutil.Process(actor.tree.pid)
+        earlier._ident = (actor.tree.pid, 1.0)  # type: ignore[attr-defined]
+        earlier._create_time = 1.0  # type: ignore[attr-defined]
+        psutil._pmap[actor.tree.pid] = earlier  # type: ignore[attr-defined]
+        death = await actor.tree.end(0)
+        stage.assert_gone(actor, death)
+        assert death.killed == 1
 
 
 @on_stage
