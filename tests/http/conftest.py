@@ -11,6 +11,7 @@ import trustme
 from in_process import q9gent_server
 from program import Q9GENT, Program
 from raw_client import RawClient
+from running import wait_for_runs
 
 from q9gent import Settings
 
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
 
     from in_process import Running
     from server_process import LiveServer
+
+
+SHARED = ("shared", "spooling", "narrow", "strict", "queueing", "refusing", "hasty")
+"""Fixtures of servers that a module shares."""
+
+
+@pytest.fixture(autouse=True)
+def no_run_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The next test of a shared server finds no run of this one's, whatever the order."""
+    yield
+    for name in SHARED:
+        if name in request.fixturenames:
+            found = request.getfixturevalue(name)
+            wait_for_runs(found[0] if isinstance(found, tuple) else found, 0)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 import uuid
 from typing import TYPE_CHECKING
 
+import psutil
 from ordinary_lane import COMMAND
 from process_scan import Found, descendants, marked, wait_for
 from raw_client import DEADLINE_SECONDS, RawClient
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 LAST_START_LINE = "Endpoints: "
 Q9GENT = COMMAND
+
+
+def listening(pid: int) -> list[int]:
+    """The TCP ports on which a process listens."""
+    found = [one for one in psutil.net_connections("tcp") if one.pid == pid]
+    return [one.laddr.port for one in found if one.status == psutil.CONN_LISTEN]
 
 
 class Program:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
-from program import Q9GENT, Program
-from raw_client import RawClient, open_port, spawn_bytes
+from process_scan import wait_for
+from program import Q9GENT, Program, listening
+from raw_client import DEADLINE_SECONDS, RawClient, spawn_bytes
 from sse_events import messages
 
 import q9gent as package
@@ -87,13 +88,8 @@ def test_a_console_without_emoji_is_no_failure(q9gent: Start, environment: dict[
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_standard_streams_are_no_failure(start_program: Callable[..., Program], closed: str) -> None:
     """A server that is started without some of its streams serves, and its runs have theirs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = start_program(
-        "/bin/sh", "-c", f"exec {sys.executable} -m q9gent --simulate --port {port} {closed}"
-    )
-    program.wait_until(lambda one: open_port(("127.0.0.1", port)) or one.process.poll() is not None)
+    program = start_program("/bin/sh", "-c", f"exec {sys.executable} -m q9gent --simulate --port 0 {closed}")
+    (port,) = wait_for(lambda: listening(program.process.pid), bool, DEADLINE_SECONDS)
     with RawClient(("127.0.0.1", port)) as client:
         client.send(spawn_bytes("!report"))
         (report,) = [line for line in messages(client.whole()) if line.get("subtype") == "report"]

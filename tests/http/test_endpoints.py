@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -134,7 +132,9 @@ def test_terminate_by_either_id(shared: LiveServer, by: str) -> None:
         assert event["type"] == "error"
         assert event["code"] == told["code"] == "terminated"
         assert event["error"].startswith("Process execution failed: ")
-        assert event["exit_code"] == 143
+        assert (
+            event.get("exit_code") == 143 or event.get("signal") == 9
+        )  # for one that was held all its grace
 
 
 def test_terminate_answers_after_the_last_death(shared: LiveServer) -> None:
@@ -154,19 +154,12 @@ def test_terminate_answers_after_the_last_death(shared: LiveServer) -> None:
 
 def test_two_terminates_at_once_both_answer_200(shared: LiveServer) -> None:
     """Who asks while the run is being ended is told of the same end."""
-    with connect(shared) as busy:
+    with connect(shared) as busy, connect(shared) as one, connect(shared) as other:
         begin(busy, "!ignore-term")
         (run,) = runs(shared)
-        barrier = threading.Barrier(2)
-
-        def ask() -> tuple[int, object]:
-            with connect(shared) as other:
-                barrier.wait(10)
-                answer = other.ask("POST", f"/terminate/{run['run_id']}")
-                return answer.status, answer.json
-
-        with ThreadPoolExecutor(2) as pool:
-            first, second = (future.result() for future in [pool.submit(ask), pool.submit(ask)])
+        for asking in one, other:
+            asking.send(request_bytes("POST", f"/terminate/{run['run_id']}"))
+        first, second = ((answer.status, answer.json) for answer in (one.answer(), other.answer()))
     assert first == second
     assert first[0] == 200
 

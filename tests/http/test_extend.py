@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import psutil
 import pytest
 from process_scan import wait_for
+from program import listening
 from raw_client import DEADLINE_SECONDS, RawClient, request_bytes
 from sse_events import answer, session_of, whole
 
@@ -33,7 +33,7 @@ class Served:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        found = wait_for(lambda: _ports(program), bool, DEADLINE_SECONDS)
+        found = wait_for(self._ports, bool, DEADLINE_SECONDS)
         assert found, f"{program.out}\n{program.err}"
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{found[0]}", trust_env=False, timeout=DEADLINE_SECONDS
@@ -49,12 +49,9 @@ class Served:
             assert response.status_code == 200, response.read()
             return whole(response.iter_raw())
 
-
-def _ports(program: Program) -> list[int]:
-    """Where a program listens, if it does yet."""
-    assert program.process.poll() is None, f"{program.out}\n{program.err}"
-    found = [one for one in psutil.net_connections("tcp") if one.pid == program.process.pid]
-    return [one.laddr.port for one in found if one.status == psutil.CONN_LISTEN]
+    def _ports(self) -> list[int]:
+        assert self.program.process.poll() is None, f"{self.program.out}\n{self.program.err}"
+        return listening(self.program.process.pid)
 
 
 @pytest.fixture
@@ -133,12 +130,12 @@ def test_an_answer_before_the_whole_request_says_that_it_is_the_last(serve: Call
     """A client that did not know would send its next request to a connection that is being closed."""
     served = serve("middleware", API_TOKEN="secret")
     with RawClient(("127.0.0.1", served.client.base_url.port or 0)) as client:
+        address = client.sock.getpeername()
         client.send(request_bytes("POST", "/spawn", None, "Content-Length: 2"))
         refused = client.answer()
         assert (refused.status, refused.headers["connection"]) == (401, "close")
         client.send(b"{}")
         assert client.end() == b""
-        address = client.sock.getpeername()
     with RawClient(address) as client:
         assert "connection" not in client.ask("POST", "/spawn", "{}").headers
         assert "connection" not in client.ask("POST", "/spawn", "{}").headers

@@ -15,7 +15,7 @@ from raw_client import DEADLINE_SECONDS, JSON, RawClient, request_bytes, spawn_b
 from running import is_dead
 
 from q9gent.containment._linux_tree import LinuxTree
-from q9gent.http import exchange
+from q9gent.http import connection, exchange
 from q9gent.http.exchange import Exchange
 from q9gent.output.pump import StdoutPump
 
@@ -38,6 +38,7 @@ def test_stream_outlives_the_frameworks_timeout(running: Running) -> None:
 def test_endless_body_is_refused_while_it_comes(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trap 11: the size of a chunked body is judged as it arrives, not once it is whole."""
     monkeypatch.setattr(exchange, "DRAIN_SECONDS", 0.05)
+    monkeypatch.setattr(connection, "LINGER_SECONDS", DEADLINE_SECONDS)  # until the client closes
     chunk = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
     with RawClient(running.address) as client:
         client.send(

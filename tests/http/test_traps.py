@@ -116,9 +116,7 @@ def test_connection_stays_open_without_the_fix(running: Running, monkeypatch: py
 
 def test_idle_connection_times_out(in_process_settings: Settings) -> None:
     """Trap 3: kept alive after a stream, a connection is closed when it was idle long enough."""
-    settings = Settings(
-        port=0, simulate=True, session_dir=in_process_settings.session_dir, header_seconds=SHORT_SECONDS
-    )
+    settings = Settings(port=0, simulate=True, session_dir=in_process_settings.session_dir, header_seconds=3)
     with q9gent_server(settings) as server, RawClient(server.address) as client:
         client.send(spawn_bytes("hello"))
         client.whole()
