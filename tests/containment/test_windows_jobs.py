@@ -41,6 +41,7 @@ pytestmark = [
 
 DETACHED = 0x8 | 0x200  # DETACHED_PROCESS, CREATE_NEW_PROCESS_GROUP
 BREAKAWAY = 0x01000000  # CREATE_BREAKAWAY_FROM_JOB
+IS_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 TEST_SECONDS = 200  # a Python under Wine takes most of a second to start, and on a busy machine several
 LONG_SECONDS = 600  # longer than any test may take
 
@@ -886,11 +887,20 @@ async def test_a_hundred_runs_leave_nothing():
     shell = Launch(argv=(os.environ["COMSPEC"], "/c", "exit 5"), stdin=b"x")
     missing = Launch(argv=(r"C:\no\such\program.exe",), stdin=b"x")
 
+    async def exit_5():
+        async with containment.open_tree(shell, grace_seconds=1) as tree:
+            assert await tree.wait_exited() == ExitStatus(code=5)
+        assert tree.death == Death()
+
     async def run(count):
         for _ in range(count):
-            async with containment.open_tree(shell, grace_seconds=1) as tree:
-                assert await tree.wait_exited() == ExitStatus(code=5)
-            assert tree.death == Death()
+            try:
+                await exit_5()
+            except SpawnError as error:
+                # Under load Wine's loader loses a new process once in some ten thousand: CreateProcess says 1359.
+                if not IS_WINE or error.reason != "Internal error":
+                    raise
+                await exit_5()
             with pytest.raises(SpawnError):
                 async with containment.open_tree(missing, grace_seconds=1):
                     pytest.fail("it was started")
