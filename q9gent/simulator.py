@@ -178,9 +178,7 @@ def wait(turn: Turn, _: str) -> None:
     """Say so, and wait for ever."""
     turn.system("waiting", pid=os.getpid())
     while True:
-        time.sleep(
-            1
-        )  # a signal between the interpreter's last look and a longer sleep would be heard after it
+        time.sleep(1)  # what came between the interpreter's last look and the sleep is heard after it
 
 
 def die(_: Turn, rest: str) -> None:

@@ -47,16 +47,10 @@ def server(start_server: Callable[..., LiveServer]) -> LiveServer:
 
 
 @pytest.fixture(scope="module")
-def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., LiveServer]]:
-    """Start servers that live as long as the module; afterwards each is stopped and proven clean."""
+def shared_servers() -> Iterator[list[LiveServer]]:
+    """The servers that live as long as the module; afterwards each is stopped and proven clean."""
     servers: list[LiveServer] = []
-
-    def start(*options: str, environment: dict[str, str] | None = None) -> LiveServer:
-        folder = tmp_path_factory.mktemp("shared")
-        servers.append(LiveServer(str(folder), *options, environment=environment))
-        return servers[-1]
-
-    yield start
+    yield servers
     with ExitStack() as stack:  # all of them, whatever one of them has to say
         for server in servers:
             stack.callback(_close, server)
@@ -66,6 +60,20 @@ def _close(server: LiveServer) -> None:
     server.close()
     log = server.log
     assert "Traceback" not in log, log[log.index("Traceback") :][:4000]
+
+
+@pytest.fixture(scope="module")
+def start_shared(
+    shared_servers: list[LiveServer], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., LiveServer]:
+    """Start servers that live as long as the module."""
+
+    def start(*options: str, environment: dict[str, str] | None = None) -> LiveServer:
+        folder = tmp_path_factory.mktemp("shared")
+        shared_servers.append(LiveServer(str(folder), *options, environment=environment))
+        return shared_servers[-1]
+
+    return start
 
 
 @pytest.fixture(scope="module")

@@ -134,14 +134,14 @@ class LinuxTree:
             self._lost = True
         self._fork_server.kill(self._supervisor.pid)
         give_up_at = trio.current_time() + KILL_TIMEOUT_SECONDS
-        while trio.current_time() < give_up_at:
-            if self.death is not None:  # its answer came in the moment in which we gave it up
-                return self.death
+        while self.death is None and trio.current_time() < give_up_at:
             # What stopped its supervisor now has the fork server for a parent, and may stop that as well.
             self._kill_orphans()
             self._fork_server.wake()
             with trio.move_on_after(WAKE_SECONDS):
                 return Death(killed=await self._fork_server.wait_gone(self._supervisor.pid, self._generation))
+        if self.death is not None:  # its answer came in the moment in which we gave it up
+            return self.death
         living = descendants_of(self._supervisor.pid)
         if self.pid in descendants_of(self._fork_server.pid or 0):
             living += [self.pid, *descendants_of(self.pid)]

@@ -185,9 +185,8 @@ class PosixTree:
         """Return the tree's processes that live, and remember them: a known pid stays known."""
         children: dict[int, list[psutil.Process]] = {}
         ours: list[psutil.Process] = []
-        for (
-            pid
-        ) in psutil.pids():  # not process_iter, which misses a pid that has a new bearer, twice in a row
+        # Not process_iter, which passes over a pid that has a new bearer, twice in a row.
+        for pid in psutil.pids():
             try:
                 process = psutil.Process(pid)
                 children.setdefault(process.ppid(), []).append(process)

@@ -8,7 +8,6 @@ into a bounded buffer; and the last answer of a connection says that it is.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import h11
@@ -142,12 +141,10 @@ class Http1(H11Protocol):
         An answer that comes before its request is complete, or while the server stops, is the connection's
         last: it says so, or the client would send its next request to a connection that is being closed.
         """
-        if (
-            isinstance(event, Response)
-            and (self.connection.their_state is h11.SEND_BODY or self.context.terminated.is_set())
-            and self.keep_alive_requests < self.config.keep_alive_max_requests  # else hypercorn says it
+        if isinstance(event, Response) and (
+            self.connection.their_state is h11.SEND_BODY or self.context.terminated.is_set()
         ):
-            event = replace(event, headers=[*event.headers, (b"connection", b"close")])
+            self.keep_alive_requests = self.config.keep_alive_max_requests  # hypercorn says so of the last
         await super().stream_send(event)
 
     async def _send_error_response(self, status_code: int) -> None:

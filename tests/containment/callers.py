@@ -10,7 +10,7 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
-from process_scan import Found, everyone, marked, wait_for
+from process_scan import GONE_SECONDS, Found, everyone, marked, wait_for
 from sse_events import Event, events
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from server_process import LiveServer
 
 READ_SECONDS = 45.0
-GONE_SECONDS = 30.0
 
 
 class Caller:
@@ -150,6 +149,14 @@ class Desk:
         """Prove that none is left by then."""
         left = wait_for(self.agents, lambda found: not found, seconds)
         assert not left, "alive:\n" + "\n".join(map(str, left))
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The live runs, as the server lists them."""
+        return list(self.get("/runs")[1]["runs"])
+
+    def assert_no_runs(self) -> None:
+        """Prove that none is listed in the end."""
+        assert wait_for(self.runs, lambda found: not found, GONE_SECONDS) == []
 
 
 @functools.cache

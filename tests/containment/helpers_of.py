@@ -7,7 +7,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from process_scan import Found, everyone, wait_for
+from process_scan import Found, everyone, links, state_of, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,15 +49,6 @@ def zombies_under(pid: int) -> list[Found]:
     return [one for one in everyone() if one.parent == pid and one.state == "Z"]
 
 
-def links(pid: int) -> list[str]:
-    """What a process holds open, as /proc names it."""
-    found = []
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
-    return found
-
-
 def descriptors(pid: int) -> list[str]:
     """The kinds of what a process holds open."""
     return sorted(link.partition(":")[0] for link in links(pid))
@@ -72,21 +63,7 @@ def lifelines(pid: int) -> set[str]:
 
 def wait_state(pid: int, state: str) -> None:
     """Wait until a process is in a state."""
-
-    def now() -> list[str]:
-        return [one.state for one in everyone() if one.pid == pid]
-
-    assert wait_for(now, lambda found: found == [state], APPEAR_SECONDS) == [state]
-
-
-def stop(pid: int) -> None:
-    """Stop a process, and wait until it is."""
-
-    def is_stopped() -> bool:
-        os.kill(pid, signal.SIGSTOP)  # again, if somebody who looks after it has continued it
-        return [one.state for one in everyone() if one.pid == pid] == ["T"]
-
-    assert wait_for(is_stopped, bool, APPEAR_SECONDS)
+    assert wait_for(lambda: state_of(pid), lambda now: now == state, APPEAR_SECONDS) == state
 
 
 def kill_those(processes: Iterable[Found]) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import process_scan
 import psutil
 import trio
-from process_scan import Found
+from process_scan import GONE_SECONDS, Found
 
 from q9gent import simulator
 from q9gent.containment import Containment, Death, Launch, Tree, open_containment
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 # Under Wine a Python starts in most of a second, and twenty of them on a busy machine in half a minute.
 PLAY_SECONDS, LINE_SECONDS = (200.0, 100.0) if sys.platform == "win32" else (80.0, 40.0)
-GONE_SECONDS = 30.0
 AGENT = (sys.executable, "-I", "-S", simulator.__file__)
 
 LIMITS = {
@@ -113,7 +112,7 @@ class Actor:
             if not raw:
                 ended = await self.tree.wait_exited()
                 said = self.tree.stderr.receive_nowait(65536)
-                raise AssertionError(f"the output ended without {subtype!r}: {ended}, {said.decode()}")
+                raise AssertionError(f"the output ended without {subtype!r}: {ended}, {said!r}")
             line: dict[str, Any] = json.loads(raw)
             if line.get("subtype") == subtype:
                 self.note()

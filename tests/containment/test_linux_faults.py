@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 import trio
 import trio.testing
-from process_scan import wait_for
+from process_scan import stop, wait_for
 from stage import Actor, Clock, Stage, everyone, on_stage, shown
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the Linux strategy")
@@ -121,7 +121,7 @@ async def test_supervisor_killed_then_ended_twice_at_once(stage: Stage) -> None:
 
     async with stage.actor(f"{TREE}!wait") as actor:
         await actor.children(3)
-        helpers_of.stop(helpers_of.fork_server())  # it tells only when both are waiting for it
+        stop(helpers_of.fork_server())  # it tells only when both are waiting for it
         os.kill(helpers_of.supervisor_of(actor.tree.pid), signal.SIGKILL)
         with trio.fail_after(PROMPT_SECONDS):
             async with trio.open_nursery() as nursery:
@@ -145,7 +145,7 @@ async def test_supervisor_stopped_by_its_run(stage: Stage) -> None:
 @on_stage
 async def test_both_stopped(stage: Stage) -> None:
     """A run whose supervisor and fork server are stopped can be ended all the same."""
-    helpers_of.stop(helpers_of.fork_server())
+    stop(helpers_of.fork_server())
     async with stage.actor(f"{TREE}!stop-parent\n!wait") as actor:
         await actor.waiting()
         helpers_of.wait_state(helpers_of.supervisor_of(actor.tree.pid), "T")
@@ -158,7 +158,7 @@ def test_both_stopped_then_exit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(linux, "IDLE_SECONDS", 0.2)
 
     async def scenario() -> None:
-        helpers_of.stop(helpers_of.fork_server())
+        stop(helpers_of.fork_server())
         async with stage.actor("!stop-parent\n!exit 9") as actor:
             with trio.fail_after(PROMPT_SECONDS):
                 assert await actor.tree.wait_exited() == ExitStatus(code=9)
@@ -365,7 +365,7 @@ async def test_fork_server_stopped(stage: Stage) -> None:
     """A fork server that a run has stopped is continued when it is needed."""
     async with stage.actor("!wait") as actor:
         await actor.waiting()
-        helpers_of.stop(helpers_of.fork_server())
+        stop(helpers_of.fork_server())
         with trio.fail_after(PROMPT_SECONDS):
             async with stage.actor("!wait") as second, stage.actor("!wait") as third:
                 await second.waiting()
@@ -377,7 +377,7 @@ async def test_supervisor_killed_fork_server_stopped(stage: Stage) -> None:
     """A run that stops the fork server and kills its supervisor dies all the same, provably."""
     async with stage.actor(f"{TREE}!wait") as actor:
         await actor.waiting()
-        helpers_of.stop(helpers_of.fork_server())
+        stop(helpers_of.fork_server())
         os.kill(helpers_of.supervisor_of(actor.tree.pid), signal.SIGKILL)
         with trio.fail_after(PROMPT_SECONDS):
             stage.assert_gone(actor, await actor.tree.end(0))
@@ -389,7 +389,7 @@ def test_fork_server_stopped_at_the_end(stage: Stage) -> None:
 
     async def scenario() -> None:
         await assert_runs(stage)
-        helpers_of.stop(helpers_of.fork_server())
+        stop(helpers_of.fork_server())
 
     stage.perform(scenario)
     assert clock.seconds < PROMPT_SECONDS
@@ -402,9 +402,9 @@ def test_idle_supervisor_stopped_at_the_end(stage: Stage) -> None:
     async def scenario() -> None:
         await assert_runs(stage)
         helper = helpers_of.fork_server()
-        helpers_of.stop(helper)  # it would continue them
+        stop(helper)  # it would continue them
         for one in helpers_of.supervisors(helper):
-            helpers_of.stop(one.pid)
+            stop(one.pid)
 
     stage.perform(scenario)
     assert clock.seconds < PROMPT_SECONDS

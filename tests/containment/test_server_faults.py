@@ -6,7 +6,6 @@ How a client goes, and how a server stops in order, is in ``tests/http``; here t
 from __future__ import annotations
 
 import json
-import operator
 import os
 import signal
 import socket
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from callers import Caller, desk_of, in_threads
-from process_scan import descendants, wait_for
+from process_scan import GONE_SECONDS, descendants, links, stop, wait_for
 from server_process import LiveServer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PROMPT_SECONDS = 8.0
-GONE_SECONDS = 30.0
 TREE = "!child daemon\n!child setsid\n!child scrubbed\n"
 MANY = 50
 STORM = 1000
@@ -69,10 +67,8 @@ def steady(shared: LiveServer) -> Iterator[LiveServer]:
 def _held(server: LiveServer, helper: int) -> tuple[int, int]:
     """Descriptors of the server, lifelines of supervisors left out, and of the fork server."""
     pid = server.process.pid
-    own = [link for link in helpers_of.links(pid) if not link.startswith("anon_inode")]
-    lifelines = helpers_of.lifelines(
-        pid
-    )  # read afterwards: it knows all that the links show, or they are closed
+    own = [link for link in links(pid) if not link.startswith("anon_inode")]
+    lifelines = helpers_of.lifelines(pid)  # read afterwards: a link that it does not know is closed by then
     return len([link for link in own if link not in lifelines]), len(helpers_of.descriptors(helper))
 
 
@@ -154,11 +150,11 @@ def test_fork_server_stopped(server: LiveServer) -> None:
     """With its fork server stopped a server starts runs, and stops in order."""
     with ExitStack() as stack:
         crowd(stack, server, 1, "")
-        helpers_of.stop(helpers_of.fork_server(server.process.pid))
+        stop(helpers_of.fork_server(server.process.pid))
         began = time.monotonic()
         for _ in range(3):
             crowd(stack, server, 1, "!child daemon")
-        helpers_of.stop(helpers_of.fork_server(server.process.pid))
+        stop(helpers_of.fork_server(server.process.pid))
         server.close()
         assert time.monotonic() - began < PROMPT_SECONDS
 
@@ -221,7 +217,7 @@ def test_server_killed_with_a_stopped_fork_server(server: LiveServer) -> None:
     """Nor does it help a run to stop the fork server: it goes with a killed server too."""
     with ExitStack() as stack:
         crowd(stack, server, 2, TREE)
-        helpers_of.stop(helpers_of.fork_server(server.process.pid))
+        stop(helpers_of.fork_server(server.process.pid))
         kill_server(server)
         desk_of(server).assert_no_agents()
 
@@ -231,9 +227,9 @@ def test_server_killed_with_every_helper_stopped(server: LiveServer) -> None:
     with ExitStack() as stack:
         crowd(stack, server, 2, TREE)
         helper = helpers_of.fork_server(server.process.pid)
-        helpers_of.stop(helper)
+        stop(helper)
         for one in helpers_of.supervisors(helper):
-            helpers_of.stop(one.pid)
+            stop(one.pid)
         kill_server(server)
         desk_of(server).assert_no_agents()
 
@@ -264,7 +260,7 @@ def test_server_stopped_and_continued(steady: LiveServer) -> None:
     """A server that was stopped for a while goes on where it was, clients and all."""
     with ExitStack() as stack:
         (caller,) = crowd(stack, steady, 1, TREE)
-        helpers_of.stop(steady.process.pid)
+        stop(steady.process.pid)
         with desk_of(steady).asking("GET", "/health") as asking:
             steady.process.send_signal(signal.SIGCONT)
             assert asking.answer()[0] == 200
@@ -284,8 +280,7 @@ def test_client_goes_at_every_moment(steady: LiveServer, how: str) -> None:
             time.sleep(seconds)  # the moment is the test
             getattr(caller, how)()
             desk_of(steady).assert_no_agents()
-            runs = wait_for(lambda: desk_of(steady).get("/runs")[1]["runs"], operator.not_, GONE_SECONDS)
-            assert runs == []
+            desk_of(steady).assert_no_runs()
 
 
 @pytest.mark.parametrize("how", ["leave", "reset", "half_close"])
@@ -341,7 +336,7 @@ def test_terminate_by_ten_at_once(steady: LiveServer) -> None:
         session = next(caller.events())["session_id"]
         caller.until("waiting")
         run, answers = desk.run_id(caller), list[tuple[int, int]]()
-        helpers_of.stop(steady.process.pid)  # it finds all ten when it goes on
+        stop(steady.process.pid)  # it finds all ten when it goes on
         asking = [
             stack.enter_context(desk.asking("POST", f"/terminate/{run if number % 2 else session}"))
             for number in range(10)
@@ -459,7 +454,7 @@ def test_spool_cannot_grow(start_server: Callable[..., LiveServer], tmp_path: ob
     with desk.spawn(f"{TREE}!lines 200000 100\n!wait") as caller:
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (0, limits[1]))
         desk.run_id(caller)  # it has started
-        assert not wait_for(lambda: desk.get("/runs")[1]["runs"], operator.not_, GONE_SECONDS)
+        desk.assert_no_runs()
         desk.assert_no_agents(0)
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
         last = caller.last()

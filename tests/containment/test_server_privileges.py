@@ -5,7 +5,6 @@ Where the system or the tester's rights do not allow it, a test is skipped and s
 
 from __future__ import annotations
 
-import operator
 import os
 import queue
 import re
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from callers import Desk
-from process_scan import marked, wait_for
+from process_scan import GONE_SECONDS, marked, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's users and limits")
 
@@ -104,7 +103,7 @@ class Started:
             self.process.wait(EXIT_SECONDS)
         finally:
             self.process.kill()
-            left = wait_for(lambda: marked(self.token), lambda found: not found, 30)
+            left = wait_for(lambda: marked(self.token), lambda found: not found, GONE_SECONDS)
             helpers_of.kill_those(left)
             self._reader.join(EXIT_SECONDS)
             assert self.process.stdout is not None
@@ -285,11 +284,11 @@ def test_full_disk_for_output(small_disk: tuple[Started, str]) -> None:
     server, disk = small_disk
     with server.desk.spawn("!child daemon\n!lines 200000 100\n!wait") as caller:
         server.desk.run_id(caller)  # it has started
-        assert not wait_for(lambda: server.desk.get("/runs")[1]["runs"], operator.not_, 30)
+        server.desk.assert_no_runs()
         server.desk.assert_no_agents(0)
         last = caller.last()
         assert last["code"] == "overflow"
         assert "No space left on device" in last["error"]
-    free = wait_for(lambda: os.statvfs(disk).f_bfree, lambda blocks: blocks > 200, 30)
+    free = wait_for(lambda: os.statvfs(disk).f_bfree, lambda blocks: blocks > 200, GONE_SECONDS)
     assert free > 200
     server.desk.assert_serves()

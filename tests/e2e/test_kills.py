@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from api_script import Call, Held, Reply, Text, ToolUse, tool_then_text
-from process_scan import Found, descendants, everyone, still_alive, wait_for, with_token
-from server_process import GONE_SECONDS, LiveServer
+from process_scan import GONE_SECONDS, Found, descendants, still_alive, stop, wait_for, with_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from messages_api import MessagesApi
+    from server_process import LiveServer
 
 APPEAR_SECONDS = 30.0
 
@@ -152,11 +152,6 @@ def assert_no_zombie(server: LiveServer, seconds: float = 0) -> None:
     assert not left, shown(left)
 
 
-def state_of(pid: int) -> str:
-    """What a process does, by its letter."""
-    return next((one.state for one in everyone() if one.pid == pid), "gone")
-
-
 def test_terminate_answers_when_all_are_dead(server: LiveServer, trees: Callable[..., Tree]) -> None:
     """There is no waiting after the 200; the stream ends with `terminated`; the session is free."""
     tree = trees()
@@ -183,8 +178,7 @@ def test_terminate_twice_at_once(server: LiveServer, trees: Callable[..., Tree])
             closing.callback(one.close)
             one.request("GET", "/health")
             one.getresponse().read()
-        server.process.send_signal(signal.SIGSTOP)  # it finds both when it goes on
-        assert wait_for(lambda: state_of(server.process.pid), lambda state: state == "T", 30) == "T"
+        stop(server.process.pid)  # it finds both when it goes on
         for one in ends:
             one.request("POST", f"/terminate/{session}")
         server.process.send_signal(signal.SIGCONT)

@@ -22,18 +22,12 @@ if TYPE_CHECKING:
     from server_process import LiveServer
 
 
-SHARED = ("shared", "spooling", "narrow", "strict", "queueing", "refusing", "hasty")
-"""Fixtures of servers that a module shares."""
-
-
 @pytest.fixture(autouse=True)
-def no_run_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+def no_run_is_left(shared_servers: list[LiveServer]) -> Iterator[None]:
     """The next test of a shared server finds no run of this one's, whatever the order."""
     yield
-    for name in SHARED:
-        if name in request.fixturenames:
-            found = request.getfixturevalue(name)
-            wait_for_runs(found[0] if isinstance(found, tuple) else found, 0)
+    for server in shared_servers:
+        wait_for_runs(server, 0)
 
 
 @pytest.fixture

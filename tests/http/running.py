@@ -6,7 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from process_scan import Found, descendants, still_alive, wait_for
+from process_scan import Found, descendants, links, still_alive, wait_for
 from raw_client import DEADLINE_SECONDS, RawClient, spawn_bytes
 
 if TYPE_CHECKING:
@@ -89,14 +89,7 @@ def wait_until_dead(processes: list[Found]) -> None:
 
 def descriptors(server: LiveServer) -> list[str]:
     """What the server's open descriptors are."""
-    folder = f"/proc/{server.process.pid}/fd"
-    found = []
-    for name in os.listdir(folder):
-        try:
-            found.append(os.readlink(f"{folder}/{name}"))
-        except FileNotFoundError:
-            continue
-    return found
+    return links(server.process.pid)
 
 
 def sockets(server: LiveServer) -> int:

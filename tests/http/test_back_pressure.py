@@ -35,6 +35,11 @@ def spooling(
     return start_shared("--simulate", "--spool-dir", folder, "--memory-bytes", "65536"), folder
 
 
+def spooled(server: LiveServer, folder: str) -> list[str]:
+    """The spool files that a server has open."""
+    return [name for name in descriptors(server) if name.startswith(folder)]
+
+
 def test_slow_reader_loses_nothing_and_slows_nothing(spooling: tuple[LiveServer, str]) -> None:
     """40 MB are printed and the process is gone before the client reads; then it reads all of it."""
     server, folder = spooling
@@ -45,31 +50,26 @@ def test_slow_reader_loses_nothing_and_slows_nothing(spooling: tuple[LiveServer,
         wait_for_log(server, "run ended")
         wait_for_runs(server, 0)
         assert agents(server) == []
-        spooled = [name for name in descriptors(server) if name.startswith(folder)]
-        assert spooled
-        assert all(name.endswith(" (deleted)") for name in spooled)
+        files = spooled(server, folder)
+        assert files
+        assert all(name.endswith(" (deleted)") for name in files)
         assert os.listdir(folder) == []
         found = list(events(client.parts(headers)))
     assert data_of(found) == numbered(40_000, 1000)
     assert found[-1]["type"] == "completed"
-    left = lambda: [name for name in descriptors(server) if name.startswith(folder)]  # noqa: E731
-    assert wait_for(left, lambda names: not names, DEADLINE_SECONDS) == []
+    assert wait_for(lambda: spooled(server, folder), lambda names: not names, DEADLINE_SECONDS) == []
 
 
 def test_spool_goes_with_its_client(spooling: tuple[LiveServer, str]) -> None:
     """A client that leaves with megabytes unread leaves no file and no descriptor."""
     server, folder = spooling
-
-    def spooled() -> list[str]:
-        return [name for name in descriptors(server) if name.startswith(folder)]
-
     with connect(server, receive_buffer=SMALL_BUFFER) as client:
         client.send(spawn_bytes("!lines 20000 1000\n!wait"))
         client.head()
         wait_for(lambda: runs(server)[0]["lines"], lambda lines: lines > 20_000, DEADLINE_SECONDS)
-        assert spooled()
+        assert spooled(server, folder)
     wait_for_runs(server, 0)
-    assert wait_for(spooled, lambda names: not names, DEADLINE_SECONDS) == []
+    assert wait_for(lambda: spooled(server, folder), lambda names: not names, DEADLINE_SECONDS) == []
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_heartbeat_in_silence(narrow: LiveServer) -> None:
             body += part
             if body.count(b": heartbeat\n\n") >= 3:
                 break
-    assert set(body.split(b"\n\n")) >= {b": heartbeat"}
+    assert body.split(b"\n\n").count(b": heartbeat") >= 3
 
 
 @pytest.fixture(scope="module")

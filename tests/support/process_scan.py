@@ -6,7 +6,9 @@ environment (which every other descendant of the server inherits). Linux only: i
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 POLL_SECONDS = 0.02
+GONE_SECONDS = 30.0
+"""How long a process may take to be gone, or in another state: a busy system can hold it for seconds."""
 
 Answer = TypeVar("Answer")
 
@@ -74,6 +78,31 @@ def still_alive(processes: list[Found]) -> list[Found]:
         for process, seen in now
         if seen is not None and seen.started == process.started and seen.state != "Z"
     ]
+
+
+def state_of(pid: int) -> str:
+    """A process's state, by its letter."""
+    found = _read(pid)
+    return "gone" if found is None else found.state
+
+
+def stop(pid: int) -> None:
+    """Stop a process, and wait until it is."""
+
+    def state() -> str:
+        os.kill(pid, signal.SIGSTOP)  # again, if somebody who looks after it has continued it
+        return state_of(pid)
+
+    assert wait_for(state, lambda now: now == "T", GONE_SECONDS) == "T"
+
+
+def links(pid: int) -> list[str]:
+    """What a process holds open, as /proc names it."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return found
 
 
 def wait_for(probe: Callable[[], Answer], accept: Callable[[Answer], object], seconds: float) -> Answer:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 from ordinary_lane import COMMAND
-from process_scan import Found, descendants, marked, still_alive, wait_for
+from process_scan import GONE_SECONDS, Found, descendants, marked, still_alive, wait_for
 from sse_events import Event, events, whole
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 START_SECONDS = 20.0
 EXIT_SECONDS = 20.0
-GONE_SECONDS = 30.0
 READ_SECONDS = 45.0
 
 LISTENING = re.compile(r"Server listening on (?:\S+, )*http://(?P<host>[^:/]+):(?P<port>\d+)\s*$")

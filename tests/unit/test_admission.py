@@ -168,7 +168,7 @@ async def test_a_run_that_is_cancelled_gives_its_place_back() -> None:
             pass
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     max_runs=st.integers(1, 4),
     queue_seconds=st.sampled_from([0, 3, 50]),

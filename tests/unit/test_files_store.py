@@ -178,7 +178,7 @@ def test_a_deleted_session_is_gone(tmp_path: Path) -> None:
     assert call(store.list_all) == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     label=st.text(max_size=40),
     created_at=st.integers(0, 2**40),

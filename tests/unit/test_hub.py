@@ -533,7 +533,7 @@ def test_rounds_are_as_frequent_as_the_fullest_pipe_needs(monkeypatch: pytest.Mo
     run(main)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     scripts=st.lists(
         st.lists(st.tuples(st.sampled_from([1, 100, 9_000, 65_536, 70_000]), st.integers(0, 3)), max_size=6),

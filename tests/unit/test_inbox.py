@@ -28,7 +28,7 @@ def run(main: Any) -> None:
     trio.run(bounded)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(count=st.integers(0, 30), pauses=st.lists(st.integers(0, 3), min_size=1, max_size=8))
 def test_messages_come_in_order_whoever_is_faster(count: int, pauses: list[int]) -> None:
     """However sender and receiver alternate; a receiver that is cancelled while it waits loses none."""

@@ -146,7 +146,7 @@ async def _deliver(outbox: Outbox, lane: Lane, heartbeat_seconds: float = SILENC
 
 
 @pytest.mark.parametrize("make_lane", [direct_lane, ordinary_lane])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     script=st.lists(st.tuples(st.integers(1, 60), st.integers(0, 4)), max_size=20),
     takes=st.lists(st.integers(0, 80), max_size=20),

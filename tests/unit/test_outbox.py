@@ -38,7 +38,7 @@ def run(main: object, *args: object) -> None:
     trio.run(bounded)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     script=st.lists(
         st.one_of(st.integers(1, 40).map(lambda size: ("put", size)), st.just(("take", 0))), max_size=30
@@ -148,7 +148,7 @@ async def rest(count: int) -> None:
         await trio.lowlevel.checkpoint()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     puts=st.lists(st.tuples(st.integers(1, 40), steps), max_size=20),
     takes=st.lists(st.tuples(steps, st.none() | steps), min_size=1, max_size=20),
@@ -346,7 +346,7 @@ class Express:
         self.held = b""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     puts=st.lists(st.tuples(st.integers(1, 40), steps, st.sampled_from(["put", "own"])), max_size=20),
     takes=st.lists(st.tuples(steps, st.none() | steps, st.booleans()), min_size=1, max_size=20),

@@ -68,7 +68,7 @@ class SlowOutbox(Outbox):
         await super().put(events)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pieces=st.lists(
         st.binary(min_size=1, max_size=20).map(lambda data: data.replace(b"a", b"\n")), max_size=8
@@ -202,7 +202,7 @@ def test_what_arrives_in_the_step_of_the_stop_is_not_lost(memory_bytes: int) -> 
     trio.run(main)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     moments=st.lists(
         st.binary(min_size=1, max_size=12).map(lambda data: data.replace(b"a", b"\n")) | st.integers(1, 4),

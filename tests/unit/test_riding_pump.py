@@ -300,7 +300,7 @@ MOMENTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     moments=st.lists(MOMENTS, max_size=14),
     memory_bytes=st.sampled_from([0, 40, 80, 1 << 20]),

@@ -34,7 +34,7 @@ async def drain(spool: Spool, piece: int = 1 << 20) -> bytes:
     return taken
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     steps=st.lists(st.tuples(st.sampled_from(["write", "read"]), st.integers(1, 60)), max_size=40),
     limit=st.integers(1, 300),
