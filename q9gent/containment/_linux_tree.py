@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from q9gent.containment.helper.processes import children_of, descendants_of, kill_all
+from q9gent.containment.helper.processes import descendants_of, identity_of, kill_all
 from q9gent.containment.pipes import PipeSource, open_null, open_output_pipe, stdin_file
 from q9gent.containment.protocol import (
     KILL_TIMEOUT_SECONDS,
@@ -142,20 +142,18 @@ class LinuxTree:
                 return Death(killed=await self._fork_server.wait_gone(self._supervisor.pid, self._generation))
         if self.death is not None:  # its answer came in the moment in which we gave it up
             return self.death
-        living = descendants_of(self._supervisor.pid)
+        living = [*descendants_of(self._supervisor.pid)]
         if self.pid in descendants_of(self._fork_server.pid or 0):
             living += [self.pid, *descendants_of(self.pid)]
         # Should none be found, what lives is one of the fork server's own children by now, and has no name.
         return Death(survivors=tuple(dict.fromkeys(living)) or (self.pid,))
 
     def _kill_orphans(self) -> None:
-        """Kill the leader and what it started, if it is still a child of the fork server's.
-
-        Such a pid is surely its own: a child that was not reaped keeps it.
-        """
-        parent = self._fork_server.pid
-        if parent is not None and self.pid in children_of(parent):
-            kill_all([self.pid, *descendants_of(self.pid)], set())
+        """Kill the leader and what it started, if it is a child of the fork server's and was not reaped."""
+        below = descendants_of(self.pid)
+        identity = identity_of(self.pid)
+        if self._status is None and identity is not None and identity[0] == self._fork_server.pid:
+            kill_all({self.pid: identity[1], **below}, set())
 
     async def _until(self, done: Callable[[], bool]) -> None:
         """Wait until the supervisor's packets have made something true, or it is gone."""

@@ -228,7 +228,9 @@ class PosixTree:
 
 def _lives(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        if process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1:
+            return False  # with threads, its main one alone has ended (Linux): the others go on
+        return process.is_running()
     except psutil.NoSuchProcess:
         return False
     except psutil.Error:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from process_scan import wait_for
+from process_scan import Found, still_alive, wait_for
 from stage import LINE_SECONDS, Actor, Clock, Stage, everyone, on_stage, shown
 
 from q9gent.containment import Death, ExitStatus, Launch, SpawnError
@@ -160,6 +160,37 @@ async def test_stopped_leader(stage: Stage) -> None:
         await end(stage, actor, LONG_SECONDS)
         assert clock.seconds < 10
         assert await actor.tree.wait_exited() == ASKED
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows such a process as a zombie")
+@on_stage
+async def test_no_main_thread(stage: Stage) -> None:
+    """A leader and a child whose main threads have ended, while other threads go on, die with the run."""
+    session = str(uuid.uuid4())
+    program = (
+        "import ctypes, os, threading, time\n"
+        "os.fork()\n"
+        "threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "print(os.getpid(), flush=True)\n"
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    async with stage.play(
+        Launch(argv=(sys.executable, "-I", "-S", "-c", program, session)), session
+    ) as actor:
+        pids = {int(await actor.raw()), int(await actor.raw())}
+
+        def headless() -> list[Found]:  # with the main thread goes the command line
+            return [one for one in everyone() if one.pid in pids and not one.command]
+
+        found = wait_for(headless, lambda seen: len(seen) == 2, LINE_SECONDS)
+        assert len(found) == 2
+        death = await end(stage, actor)
+        left = still_alive(found)
+        for one in left:
+            os.kill(one.pid, signal.SIGKILL)
+        assert not left, shown(left)
+        assert death.killed == 2
+        assert await actor.tree.wait_exited() == KILLED
 
 
 @on_stage

@@ -10,6 +10,7 @@ import functools
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import uuid
 from typing import TYPE_CHECKING, cast
@@ -40,6 +41,7 @@ if sys.platform == "linux":
         open_containment,
     )
     from q9gent.containment._linux_supervisor import Supervisor
+    from q9gent.containment.helper import processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -214,6 +216,26 @@ async def test_lineages_that_never_rest(stage: Stage) -> None:
             assert await actor.raw() == b"1"
         with trio.fail_after(PROMPT_SECONDS):
             stage.assert_gone(actor, await actor.tree.end(0))
+
+
+def test_pid_with_another_bearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever bears a pid that a process of the run had is not killed, with and without pidfd_open(2)."""
+    stranger = subprocess.Popen(("sleep", "600"))
+    try:
+        started = processes.descendants_of(os.getpid())[stranger.pid]
+        killed: set[int] = set()
+        for forget in (lambda: None, lambda: monkeypatch.delattr(os, "pidfd_open")):
+            forget()
+            processes.kill_all({stranger.pid: started + b"0"}, killed)
+            with pytest.raises(subprocess.TimeoutExpired):
+                stranger.wait(0.2)
+            assert not killed
+        processes.kill_all({stranger.pid: started}, killed)
+        assert stranger.wait(PROMPT_SECONDS) == -signal.SIGKILL
+        assert killed == {stranger.pid}
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_supervisor_that_does_not_answer(
@@ -619,11 +641,11 @@ def _immune_helper(folder: str, timeout_seconds: float) -> str:
     patches = {
         "supervisor.py": ("KILL_TIMEOUT_SECONDS = 10.0", f"KILL_TIMEOUT_SECONDS = {timeout_seconds}"),
         "processes.py": (
-            "            os.kill(pid, signal.SIGKILL)\n",
+            "            kill(pid, started)\n",
             (
                 "            if b'--descend\\0setsid' in open(f'/proc/{pid}/cmdline', 'rb').read():\n"
                 "                raise PermissionError\n"
-                "            os.kill(pid, signal.SIGKILL)\n"
+                "            kill(pid, started)\n"
             ),
         ),
     }

@@ -123,7 +123,9 @@ def _read(pid: int) -> Found | None:
         return None
     fields = stat.rpartition(")")[2].split()
     command = _bytes(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
-    return Found(pid=pid, parent=int(fields[1]), state=fields[0], started=int(fields[19]), command=command)
+    # A zombie with threads is none: its main thread alone has ended, and with it went the command line.
+    state = "S" if fields[0] == "Z" and int(fields[17]) > 1 else fields[0]
+    return Found(pid=pid, parent=int(fields[1]), state=state, started=int(fields[19]), command=command)
 
 
 def _bytes(pid: int, name: str) -> bytes:

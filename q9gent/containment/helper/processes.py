@@ -41,27 +41,79 @@ def children_by_scan(parent: int) -> list[int]:
     return found
 
 
-def descendants_of(pid: int, spared: collections.abc.Container[int] = ()) -> list[int]:
-    """Return all descendants of a process that live, those of ``spared`` children left out."""
-    found = []
-    ahead = [child for child in children_of(pid) if child not in spared]
+def identity_of(pid: int) -> tuple[int, bytes] | None:
+    """Return a living process's parent and start, which tells it from a later bearer of its pid.
+
+    One whose main thread alone has ended looks like a zombie, but for its other threads (proc_pid_stat(5)).
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return None
+    is_dead = fields[0] in b"ZX" and int(fields[17]) <= 1
+    return None if is_dead else (int(fields[1]), fields[19])
+
+
+def descendants_of(pid: int, spared: collections.abc.Container[int] = ()) -> dict[int, bytes]:
+    """Return all descendants of a process that live, those of ``spared`` children left out.
+
+    Returns:
+        For each pid when it started, in clock ticks since boot.
+    """
+    found = {}
+    ahead = [(child, pid) for child in children_of(pid) if child not in spared]
     while ahead:
-        child = ahead.pop()
-        ahead += children_of(child)
-        try:
-            with open(f"/proc/{child}/stat", "rb") as file:
-                if file.read().rpartition(b") ")[2][:1] not in b"ZX":
-                    found.append(child)
-        except OSError:
-            continue
+        child, parent = ahead.pop()
+        below = children_of(child)
+        identity = identity_of(child)
+        if identity is not None:
+            if identity[0] not in (parent, pid):  # its pid is another's by now, or who adopted it comes later
+                continue
+            found[child] = identity[1]
+        ahead += [(one, child) for one in below]
     return found
 
 
-def kill_all(pids: list[int], killed: set[int]) -> None:
-    """SIGKILL each, and note in the set ``killed`` those that could be signalled."""
-    for pid in pids:
+def kill_all(processes: dict[int, bytes], killed: set[int]) -> None:
+    """SIGKILL each, unless its pid has another bearer by now; note in ``killed`` whom the signal reached.
+
+    Args:
+        processes: For each pid when it started (see ``descendants_of``).
+        killed: Grows by the pids that could be signalled.
+    """
+    for pid, started in processes.items():
         try:
-            os.kill(pid, signal.SIGKILL)
+            kill(pid, started)
             killed.add(pid)
         except OSError:
             pass  # gone already, or not ours to signal: it will be told as a survivor
+
+
+def kill(pid: int, started: bytes) -> None:
+    """SIGKILL a process, and surely no other.
+
+    Its parent may reap it at any moment, and a fork storm runs through all pids in seconds: whoever bears the
+    pid now is held by a descriptor first, then looked at.
+
+    Raises:
+        ProcessLookupError: It is gone.
+        PermissionError: It is not ours to signal.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except (OSError, AttributeError):  # Linux before 5.3, a sandbox without the call, no descriptor left
+        pidfd = -1
+    try:
+        identity = identity_of(pid)
+        if identity is None or identity[1] != started:
+            raise ProcessLookupError
+        if pidfd < 0:
+            os.kill(pid, signal.SIGKILL)
+        else:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
