@@ -222,7 +222,10 @@ def test_pid_with_another_bearer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever bears a pid that a process of the run had is not killed, with and without pidfd_open(2)."""
     stranger = subprocess.Popen(("sleep", "600"))
     try:
-        started = processes.descendants_of(os.getpid())[stranger.pid]
+        identity = processes.identity_of(stranger.pid)
+        assert identity is not None
+        parent, started = identity
+        assert parent == os.getpid()
         killed: set[int] = set()
         for forget in (lambda: None, lambda: monkeypatch.delattr(os, "pidfd_open")):
             forget()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from callers import Desk
-from process_scan import GONE_SECONDS, marked, wait_for
+from process_scan import GONE_SECONDS, Found, marked, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's users and limits")
 
@@ -46,6 +46,30 @@ case "$*" in *immune*)
 esac
 echo started
 exec sleep 600
+"""
+
+SECRETIVE = """#!{python} -IS
+import ctypes, os, time
+PR_SET_DUMPABLE = 4
+if os.fork() == 0:
+    os.setsid()
+    os.fork()
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
+    print("hidden", flush=True)
+time.sleep(600)
+"""
+
+IS_HIDDEN = """
+import ctypes, os, signal
+started, say = os.pipe()
+child = os.fork()
+if child == 0:
+    ctypes.CDLL(None).prctl(4, 0)
+    os.write(say, b"x")
+    signal.pause()
+os.read(started, 1)
+print(not os.path.exists(f"/proc/{child}/stat"))
+os.kill(child, signal.SIGKILL)
 """
 
 SOFT_LIMIT = """
@@ -230,6 +254,39 @@ def test_what_cannot_be_killed(start: Callable[..., Started], home: str) -> None
             assert desk.terminate(desk.run_id(caller))[0] == 200
     finally:
         helpers_of.kill_those(one for one in marked(server.token) if one.command == "sleep 600")
+
+
+def test_what_proc_hides(start: Callable[..., Started], home: str) -> None:
+    """What a /proc with `hidepid` hides even from its own user, as it does an ssh-agent, dies with its run."""
+    drop = (
+        f"setpriv --bounding-set=-sys_ptrace --regid={NOBODY} --clear-groups"  # what would show all to root
+    )
+    hiding = f'mount -t proc -o hidepid=invisible proc /proc && exec {drop} "$@"'
+    prefix = (*_mounts(), "sh", "-c", hiding, "sh")
+    probe = subprocess.run(
+        [*prefix, sys.executable, "-c", IS_HIDDEN], check=False, capture_output=True, timeout=30
+    )
+    if probe.stdout != b"True\n":
+        pytest.skip(f"no /proc that hides: {probe.stdout!r} {probe.stderr!r}")
+    script = f"{home}/agent"
+    with open(script, "w", encoding="utf-8") as file:
+        file.write(SECRETIVE.format(python=sys.executable))
+    os.chmod(script, 0o755)
+    server = start("--claude-path", script, "--grace-seconds", "0", prefix=prefix)
+    desk = server.desk
+    with desk.spawn("go") as caller:
+        events = caller.events()
+        assert [next(events)["data"] for _ in range(2)] == ["hidden", "hidden"]
+
+        def agents() -> list[Found]:
+            mine = [one for one in marked(server.token) if f"{script} -p go" in one.command]
+            return [one for one in mine if one.state != "Z"]
+
+        assert len(agents()) == 3
+        status, told = desk.terminate(desk.run_id(caller))
+        assert status == 200, told
+        assert told["killed"] == 3
+        assert agents() == []
 
 
 def _mounts() -> tuple[str, ...]:

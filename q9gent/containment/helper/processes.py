@@ -10,6 +10,9 @@ import collections.abc
 import os
 import signal
 
+OWN = b""
+"""In place of a start: our own child, which keeps its pid until we reap it."""
+
 
 def children_of(pid: int) -> list[int]:
     """Return the children of a process, those of its other threads too."""
@@ -59,15 +62,18 @@ def descendants_of(pid: int, spared: collections.abc.Container[int] = ()) -> dic
     """Return all descendants of a process that live, those of ``spared`` children left out.
 
     Returns:
-        For each pid when it started, in clock ticks since boot.
+        For each pid when it started, in clock ticks since boot, or ``OWN``.
     """
     found = {}
     ahead = [(child, pid) for child in children_of(pid) if child not in spared]
     while ahead:
         child, parent = ahead.pop()
         below = children_of(child)
-        identity = identity_of(child)
-        if identity is not None:
+        if parent == os.getpid():
+            # /proc may hide a process of the same user (hidepid), but nothing hides a child from wait.
+            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                found[child] = OWN
+        elif (identity := identity_of(child)) is not None:
             if identity[0] not in (parent, pid):  # its pid is another's by now, or who adopted it comes later
                 continue
             found[child] = identity[1]
@@ -100,6 +106,9 @@ def kill(pid: int, started: bytes) -> None:
         ProcessLookupError: It is gone.
         PermissionError: It is not ours to signal.
     """
+    if started == OWN:
+        os.kill(pid, signal.SIGKILL)
+        return
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
