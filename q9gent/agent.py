@@ -62,7 +62,7 @@ class AgentProgram:
         if self._settings.simulate:
             return (sys.executable, "-I", "-S", SIMULATOR)
         name = self._settings.claude_path
-        path = shutil.which(name)
+        path = _which(name)
         if path is None and os.path.basename(name) == name == "claude":
             path = _bundled_cli()
         if path is None:
@@ -109,6 +109,19 @@ class AgentProgram:
         return None if match is None else tuple(int(part) for part in match.groups())
 
 
+def _which(name: str) -> str | None:
+    """Return the path of a command, where a bare name is looked for in PATH alone.
+
+    Windows looks into the working directory first, and so does ``shutil.which`` there, unless PATH has it: a
+    repository that carries a ``claude.exe`` or a ``node.exe`` would become the agent.
+    """
+    if sys.platform == "win32" and os.path.basename(name) == name:
+        folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder != os.curdir]
+        found = shutil.which(name, path=os.pathsep.join([*filter(None, folders), os.curdir]))
+        return None if found is not None and os.path.dirname(found) == os.curdir else found
+    return shutil.which(name)
+
+
 def _bundled_cli() -> str | None:
     """Return the CLI that the claude-agent-sdk wheel carries, without importing the package."""
     try:
@@ -126,7 +139,7 @@ def _behind_shim(path: str) -> tuple[str, ...]:
     """Return what a Windows launcher script runs: a caller's text must not pass through cmd.exe."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return resolve_shim(path, file.read(65536), exists=os.path.exists, which=shutil.which)
+            return resolve_shim(path, file.read(65536), exists=os.path.exists, which=_which)
     except (OSError, ValueError) as error:
         raise ProcessSpawnFailed(str(error)) from error
 

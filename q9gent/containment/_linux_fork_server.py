@@ -20,6 +20,7 @@ from q9gent.containment.environment import STARTED_WITH, agent_environment
 from q9gent.containment.helper import BOOT, PACKET_BYTES
 from q9gent.containment.protocol import KILL_TIMEOUT_SECONDS, ContainmentLost, SpawnError
 from q9gent.log import get_logger
+from q9gent.threads import no_thread_is_an_oserror
 
 if TYPE_CHECKING:
     from q9gent.hub import Hub
@@ -43,6 +44,7 @@ class ForkServer:
         self._hub = hub
         self._sock: socket.socket | None = None
         self._process: trio.Process | None = None
+        self._failure: OSError | None = None  # why none runs
         self._gone: dict[int, int] = {}
         self._news = trio.Event()
         self._sending = trio.Lock()
@@ -63,6 +65,7 @@ class ForkServer:
                 if self.generation == 0:
                     raise
                 logger.error("fork server failed", error=str(error))
+                self._failure = error
             # A helper that dies at once must not become a busy loop.
             lasted = trio.current_time() - began > 1
             pause_seconds = 0.0 if lasted else min(1.0, 0.05 + pause_seconds * 2)
@@ -73,23 +76,24 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
             ours.setblocking(False)
-            process = await trio.lowlevel.open_process(
-                [
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    "-c",
-                    BOOT,
-                    HELPER_FOLDER,
-                    str(theirs.fileno()),
-                    str(STARTED_WITH[0]),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # out of reach of the terminal's signals
-                env=agent_environment(),
-            )
+            with no_thread_is_an_oserror():
+                process = await trio.lowlevel.open_process(
+                    [
+                        sys.executable,
+                        "-I",
+                        "-S",
+                        "-c",
+                        BOOT,
+                        HELPER_FOLDER,
+                        str(theirs.fileno()),
+                        str(STARTED_WITH[0]),
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,  # out of reach of the terminal's signals
+                    env=agent_environment(),
+                )
             theirs.close()
             try:
                 with trio.move_on_after(START_TIMEOUT_SECONDS):
@@ -102,6 +106,7 @@ class ForkServer:
                     raise OSError("the fork server did not start")
                 self._sock = ours
                 self._process = process
+                self._failure = None
                 self.generation += 1
                 if self.generation == 1:
                     task_status.started()
@@ -148,7 +153,8 @@ class ForkServer:
                 if supervisor is not None:
                     return supervisor
                 await self._news_or_start()
-        raise SpawnError("the fork server is not running")
+        why = self._failure
+        raise SpawnError(f"the fork server is not running: {why or 'unknown'}", why.errno if why else None)
 
     async def _try_fork(self) -> Supervisor | None:
         while self._sock is None:

@@ -38,6 +38,7 @@ from q9gent.containment.protocol import (
     Launch,
     SpawnError,
 )
+from q9gent.threads import no_thread_is_an_oserror
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -81,7 +82,7 @@ class PosixTree:
             fds.append(write_fd)
             # Shielded, as a cancellation here would lose a process that has just been started; it is
             # bounded by a fork and an exec.
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True), no_thread_is_an_oserror():
                 self._process = await trio.lowlevel.open_process(
                     [part.encode("utf-8", "surrogateescape") for part in launch.argv],
                     stdin=fds[0],

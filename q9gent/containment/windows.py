@@ -36,6 +36,7 @@ from q9gent.containment.protocol import (
     SpawnError,
 )
 from q9gent.log import get_logger
+from q9gent.threads import no_thread_is_an_oserror
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -206,18 +207,19 @@ class WindowsContainment:
                 source, stdout = _overlapped_pipes.open_output(resources, theirs)
                 error_source, stderr = _overlapped_pipes.open_output(resources, theirs)
                 # Not abandoned when cancelled: it takes milliseconds, and what it returns is ours.
-                process, pid = await trio.to_thread.run_sync(
-                    partial(
-                        _job_objects.spawn,
-                        job,
-                        launch.argv,
-                        agent_environment(),
-                        stdin=stdin,
-                        stdout=stdout,
-                        stderr=stderr,
-                        creation_flags=self._creation_flags(),
+                with no_thread_is_an_oserror():
+                    process, pid = await trio.to_thread.run_sync(
+                        partial(
+                            _job_objects.spawn,
+                            job,
+                            launch.argv,
+                            agent_environment(),
+                            stdin=stdin,
+                            stdout=stdout,
+                            stderr=stderr,
+                            creation_flags=self._creation_flags(),
+                        )
                     )
-                )
         except OSError as error:
             raise _spawn_error(error) from error
         except ValueError as error:

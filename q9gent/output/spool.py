@@ -9,29 +9,17 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
+from functools import partial
 from typing import IO
 
 import trio
+
+from q9gent.threads import wait_for_disk
 
 SEGMENTS = 16
 """Into how many files the limit is divided, and so how many descriptors a run's spool can take."""
 
 MIN_SEGMENT_BYTES = 1 << 20
-
-_DISK_THREADS = 8
-"""Threads that wait for disks at once, of all runs together: more would not make a disk faster."""
-
-_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("q9gent-disk")
-
-
-def disk_limiter() -> trio.CapacityLimiter:
-    """Return this event loop's limiter for threads that wait for a disk."""
-    try:
-        return _limiter.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(_DISK_THREADS)
-        _limiter.set(limiter)
-        return limiter
 
 
 class SpoolFull(Exception):
@@ -73,7 +61,7 @@ class Spool:
             raise SpoolFull(f"the client is more than {self._limit_bytes} bytes behind")
         async with self._lock:
             try:
-                await trio.to_thread.run_sync(self._write, data, limiter=disk_limiter())
+                await wait_for_disk(partial(self._write, data))
             except OSError as error:
                 raise SpoolFull(f"the spool cannot be written: {error.strerror}") from error
             self.waiting_bytes += len(data)
@@ -82,12 +70,12 @@ class Spool:
         """Return and remove up to ``max_bytes`` of the oldest bytes; ``b""`` if there are none.
 
         Raises:
-            OSError: The disk failed.
+            OSError: The disk failed, or there is no thread to wait for it.
 
         Cancellation: what was being read is lost, with the stream that it belonged to.
         """
         async with self._lock:
-            data = await trio.to_thread.run_sync(self._read, max_bytes, limiter=disk_limiter())
+            data = await wait_for_disk(partial(self._read, max_bytes))
             self.waiting_bytes -= len(data)
             return data
 

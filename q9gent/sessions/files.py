@@ -17,11 +17,10 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-import trio
 
 from q9gent.errors import SessionStoreFailed
-from q9gent.output.spool import disk_limiter
 from q9gent.sessions import Session
+from q9gent.threads import wait_for_disk
 from q9gent.wire.requests import UUID_PATTERN
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ class FileSessionStore:
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         try:
-            return await trio.to_thread.run_sync(work, limiter=disk_limiter())
+            return await wait_for_disk(work)
         except OSError as error:
             raise SessionStoreFailed(f"{error.strerror or error} ({self._folder})") from error
 

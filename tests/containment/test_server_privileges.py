@@ -9,6 +9,7 @@ import os
 import queue
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -212,6 +213,44 @@ def test_no_process_to_be_had(start: Callable[..., Started], home: str) -> None:
     _limit_processes(python, user, -1, [helper])
     desk.assert_serves()
     assert helpers_of.fork_server(server.process.pid) == helper
+
+
+def test_no_thread_to_be_had(start: Callable[..., Started], home: str) -> None:
+    """When the system has no thread for the server either, the answer has the reason, and it passes."""
+    user = NOBODY if os.getuid() == 0 else None  # root has no such limit
+    server, python = (
+        start("--simulate", "--session-dir", f"{home}/sessions", user=user),
+        _python_for(user, home),
+    )
+    desk, pid = server.desk, server.process.pid
+    desk.assert_serves()
+    helper = helpers_of.fork_server(pid)
+    _limit_processes(python, user, 0, [pid])
+    # A thread that is idle is used again; trio ends it after 10 s.
+    assert wait_for(lambda: len(os.listdir(f"/proc/{pid}/task")), lambda count: count == 1, GONE_SECONDS) == 1
+    desk.assert_serves()  # what needs no thread goes on
+    for answer in (lambda: desk.get("/sessions"), lambda: _created(desk)):
+        status, told = answer()
+        assert status == 500, told
+        assert "Resource temporarily unavailable" in told["error"]
+    os.kill(helper, signal.SIGKILL)
+    assert wait_for(lambda: server.log, lambda log: "fork server failed" in log, GONE_SECONDS)
+    with desk.spawn("!exit 0") as caller:
+        status, told = caller.answer()
+        assert status == 503, told
+        assert "Resource temporarily unavailable" in told["error"]
+        assert caller.response.headers["retry-after"]
+    _limit_processes(python, user, -1, [pid])
+    status, told = wait_for(lambda: _created(desk), lambda answer: answer[0] == 200, GONE_SECONDS)
+    assert status == 200, told
+    assert helpers_of.fork_server(pid) != helper
+    assert len(desk.get("/sessions")[1]["sessions"]) == 1
+
+
+def _created(desk: Desk) -> tuple[int, Any]:
+    """Have a run with a session: the status, and the error or the last event."""
+    with desk.spawn("!exit 0", create_session=True) as caller:
+        return caller.answer() if caller.response.status != 200 else (200, caller.last())
 
 
 def test_what_cannot_be_killed(start: Callable[..., Started], home: str) -> None:

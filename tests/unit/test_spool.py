@@ -324,22 +324,6 @@ def test_a_cancelled_read_loses_nothing() -> None:
     run(main)
 
 
-def test_a_disk_that_hangs_blocks_only_its_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are limited, and the rest of the server has others."""
-
-    async def main() -> None:
-        limiter = spool_module.disk_limiter()
-        assert limiter is spool_module.disk_limiter()
-        assert limiter is not trio.to_thread.current_default_thread_limiter()
-        assert limiter.total_tokens == spool_module._DISK_THREADS
-        borrowed: list[int] = []
-        monkeypatch.setattr(Spool, "_write", lambda *_args: borrowed.append(int(limiter.borrowed_tokens)))
-        await Spool(10, None).write(b"x")
-        assert borrowed == [1]
-
-    run(main)
-
-
 def spy_on_files(monkeypatch: pytest.MonkeyPatch) -> list[IO[bytes]]:
     """Have the files that are opened from now on collected."""
     real, opened = tempfile.TemporaryFile, list[IO[bytes]]()

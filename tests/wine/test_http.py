@@ -49,7 +49,7 @@ def start(tmp_path):
 
     def start(*options, **more):
         folder = tmp_path / f"server-{len(servers)}"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         servers.append(WindowsServer(str(folder), *options, **more))
         return servers[-1]
 
@@ -456,6 +456,17 @@ def test_an_npm_launcher_is_not_run_but_read(start, npm_folder, named):
     assert answer(found).endswith(f"You said: {HOSTILE}\n{server.token}")
     (report,) = (line for line in messages(found) if line.get("subtype") == "report")
     assert report["argv"][0] == str(npm_folder / "node_modules" / "cli" / "cli.js")
+
+
+def test_what_lies_in_the_working_directory_is_not_the_agent(start, tmp_path, npm_folder):
+    """Windows looks there first for a bare name; a repository's own shall not be run."""
+    where = tmp_path / "server-0"
+    where.mkdir()
+    shutil.copy(npm_folder / "claude.cmd", where / "planted.cmd")
+    server = start("--claude-path", "planted")
+    response = server.post("/spawn", {"agent_type": "test", "prompt": "hello"})
+    assert response.status_code == 500
+    assert response.json() == {"error": "Process spawn failed: No such file or directory"}
 
 
 def test_an_unknown_launcher_is_refused(start, tmp_path):
