@@ -112,13 +112,15 @@ class AgentProgram:
 def _which(name: str) -> str | None:
     """Return the path of a command, where a bare name is looked for in PATH alone.
 
-    Windows looks into the working directory first, and so does ``shutil.which`` there, unless PATH has it: a
-    repository that carries a ``claude.exe`` or a ``node.exe`` would become the agent.
+    Windows looks into the working directory first, and so does ``shutil.which`` there: a repository that
+    carries a ``claude.exe`` or a ``node.exe`` would become the agent.
     """
     if sys.platform == "win32" and os.path.basename(name) == name:
-        folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder != os.curdir]
-        found = shutil.which(name, path=os.pathsep.join([*filter(None, folders), os.curdir]))
-        return None if found is not None and os.path.dirname(found) == os.curdir else found
+        endings = os.environ.get("PATHEXT", ".COM;.EXE;.BAT;.CMD").lower().split(";")
+        names = [name] if name.lower().endswith(tuple(endings)) else [name + ending for ending in endings]
+        folders = filter(os.path.isabs, os.environ.get("PATH", "").split(os.pathsep))
+        paths = (os.path.join(folder, one) for folder in folders for one in names)
+        return next(filter(os.path.isfile, paths), None)
     return shutil.which(name)
 
 

@@ -98,7 +98,7 @@ def largest_field(request: MessageRequest) -> str:
         "$.flags": sum(len(flag.encode()) + 1 for flag in request.flags or ()),
         "$.tools_allowed": sum(len(tool.encode()) + 1 for tool in request.tools_allowed or ()),
         "$.system_append": len((request.system_append or "").encode()),
-        "$.prompt": len(request.prompt.encode()),
+        "$.prompt": 0 if _prompt_needs_stdin(request.prompt) else len(request.prompt.encode()),
     }
     return max(sizes, key=lambda path: sizes[path])
 

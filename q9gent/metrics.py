@@ -97,7 +97,10 @@ class Metrics:
 
     def expose(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics in the format that a scraper asks for, and its media type."""
-        encode, media_type = choose_encoder(accept)
+        try:
+            encode, media_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no number
+            encode, media_type = choose_encoder("")
         return encode(self.registry), media_type
 
     def collect(self) -> Iterator[Metric]:

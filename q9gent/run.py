@@ -12,6 +12,7 @@ import uuid
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from q9gent.containment.protocol import ContainmentLost, Death
@@ -45,7 +46,7 @@ class Run:
         agent_type: The caller's label.
         started_at: Unix time in seconds.
         outbox: Its events, for the delivery to its client.
-        ending: The facts of its end, from the moment ``dead`` is set.
+        ending: The facts of its end, from the moment ``dead`` is set; ``None`` then if its start failed.
         dead: Set once its tree is dead (or was never started), and only then.
         scope: Cancelled by ``end``; it holds everything from queueing to death.
     """
@@ -110,6 +111,15 @@ class Run:
             self._cause = cause
             self._detail = detail
         self.scope.cancel()
+
+    def lose_output(self, reason: str) -> None:
+        """Have the client told that output which waited for it is lost, in place of any other end."""
+        logger.error("output that waited for its client is lost", reason=reason)
+        self.end("overflow", reason)
+        self.outbox.lose()
+        if self._concluded and self.ending is not None:
+            ending = msgspec.structs.replace(self.ending, cause="overflow", detail=reason)
+            self.outbox.finish(encode_event(ending.terminal_event()))
 
     async def execute(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 import uuid
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +14,7 @@ from structlog.contextvars import bound_contextvars
 
 from q9gent.admission import Admission
 from q9gent.command import AgentFeatures, Turn, build_launch, largest_field, needs_features
-from q9gent.containment.protocol import SpawnError
+from q9gent.containment.protocol import ContainmentLost, SpawnError
 from q9gent.errors import (
     AtCapacity,
     ProcessSpawnFailed,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from q9gent.agent import AgentProgram
-    from q9gent.containment.protocol import Containment
+    from q9gent.containment.protocol import Containment, Tree
     from q9gent.ending import Ending
     from q9gent.hub import Hub
     from q9gent.observer import RunObserver
@@ -44,13 +44,11 @@ if TYPE_CHECKING:
 
 logger = get_logger("q9gent.run")
 
-NO_ROOM = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+NO_ROOM = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ETOOMANYREFS}
 """The system has no process, memory or descriptor to give: not the request's fault, and it may pass."""
 
-
-STORE_SECONDS = 5.0
-"""For removing the session of a run that never started; a dead network disk must not hold its end up."""
-
+STORE_SECONDS = 30.0
+"""For removing the session of a run that never started: a store that hangs must not hold its end up."""
 
 PROMPT_LOG_CHARACTERS = 8 * 1024
 """A longer prompt is cut in the log: it may have megabytes, and collectors of logs split long lines."""
@@ -185,28 +183,24 @@ class Runs:
     @asynccontextmanager
     async def _stored(self, order: Order, run: Run) -> AsyncIterator[None]:
         """Have the session stored before its process prints a line; a failed spawn leaves none."""
-        turn = order.turn
-        if turn.new_id is not None:
-            now = int(time.time())
-            await self._store.save(
-                Session(
-                    session_id=turn.new_id,
-                    agent_type=order.agent_type,
-                    created_at=now,
-                    last_used=now,
-                )
-            )
-        elif turn.resume_id is not None:
-            try:
-                await self._store.touch(turn.resume_id)
-            except SessionStoreFailed as error:
-                logger.warning("last use not stored", reason=str(error))
+        new_id, resume_id = order.turn.new_id, order.turn.resume_id
         try:
+            if new_id is not None:
+                now = int(time.time())
+                session = Session(
+                    session_id=new_id, agent_type=order.agent_type, created_at=now, last_used=now
+                )
+                await self._store.save(session)
+            elif resume_id is not None:
+                try:
+                    await self._store.touch(resume_id)
+                except SessionStoreFailed as error:
+                    logger.warning("last use not stored", reason=str(error))
             yield
         finally:
-            if turn.new_id is not None and run.tree is None:  # it never ran
-                with trio.CancelScope(shield=True), trio.move_on_after(STORE_SECONDS):
-                    await self._store.delete(turn.new_id)
+            if new_id is not None and run.tree is None:  # it never ran
+                with trio.move_on_after(STORE_SECONDS, shield=True), suppress(SessionStoreFailed):
+                    await self._store.delete(new_id)
 
     @contextmanager
     def _registered(self, run: Run) -> Iterator[None]:
@@ -231,6 +225,7 @@ class Runs:
         finally:
             if self._observer is not None:
                 self._observer.ended(run)
+            run.dead.set()  # also if it never ran: who waits for its end is answered
             del self._by_id[run.run_id]
             if run.session_id is not None:
                 del self._by_session[run.session_id]
@@ -265,7 +260,7 @@ class Runs:
         """End a run and wait until every process of it is dead.
 
         Raises:
-            RunNotFound: There is none of this id.
+            RunNotFound: There is none of this id, or its start failed meanwhile.
             SurvivorsLeft: Something could not be killed.
 
         Cancellation: the run is ended all the same.
@@ -273,7 +268,8 @@ class Runs:
         run = self.find(run_or_session_id)
         run.end("terminated")
         await run.dead.wait()
-        assert run.ending is not None
+        if run.ending is None:
+            raise RunNotFound(run_or_session_id)
         if run.tree is not None and (run.ending.death is None or run.ending.death.survivors):
             raise SurvivorsLeft(run.ending.death.survivors if run.ending.death else None)
         return run, run.ending
@@ -291,7 +287,12 @@ class Runs:
 
     async def kill_now(self) -> None:
         """Cut the grace of runs that are being ended short."""
+
+        async def kill(tree: Tree) -> None:
+            with suppress(ContainmentLost):  # the run tells
+                await tree.end(0)
+
         async with trio.open_nursery() as nursery:
             for run in self.live():
                 if run.tree is not None:
-                    nursery.start_soon(run.tree.end, 0)
+                    nursery.start_soon(kill, run.tree)

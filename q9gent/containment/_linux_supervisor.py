@@ -48,13 +48,16 @@ class Supervisor:
         """Send a packet; False if the supervisor is gone.
 
         Never waits: the few packets of a run are far below what the socket holds.
+
+        Raises:
+            OSError: The system has no memory for it, or too many descriptors are on their way (unix(7)).
         """
         try:
             if fds:
                 socket.send_fds(self._sock, [packet], fds)
             else:
                 self._sock.send(packet)
-        except OSError:
+        except (BrokenPipeError, ConnectionError):
             return False
         return True
 

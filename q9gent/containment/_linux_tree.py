@@ -51,7 +51,7 @@ class LinuxTree:
     def __init__(self, supervisor: Supervisor, fork_server: ForkServer) -> None:
         self._supervisor = supervisor
         self._fork_server = fork_server
-        self._generation = fork_server.generation
+        self._generation = supervisor.generation
         self._waiters = trio.lowlevel.ParkingLot()
         self._sent = False
         self._refused: int | None = None
@@ -118,7 +118,8 @@ class LinuxTree:
             # A run may have stopped its supervisor; killed, it stays a zombie until we have been told.
             with contextlib.suppress(OSError):
                 os.kill(self._supervisor.pid, signal.SIGCONT)
-            self._supervisor.send(b"E %d" % math.ceil(grace_seconds * 1000))
+            with contextlib.suppress(OSError):  # not told for lack of memory, it is killed in the end
+                self._supervisor.send(b"E %d" % math.ceil(grace_seconds * 1000))
         limit = grace_seconds + KILL_TIMEOUT_SECONDS + ANSWER_TIMEOUT_SECONDS
         with trio.move_on_after(limit):
             await self._until(lambda: self.death is not None or self._refused is not None)

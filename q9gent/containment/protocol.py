@@ -142,7 +142,8 @@ class Tree(Protocol):
         Raises:
             ContainmentLost: What held the tree was destroyed, so its end cannot be seen.
 
-        Cancellation: the killing goes on, only the wait is given up.
+        Cancellation: the wait is given up. The end of ``open_tree``'s block, if nothing sooner, completes the
+        killing.
         """
         ...
 

@@ -6,7 +6,8 @@ What differs from hypercorn, and why:
   or a shutdown up. A send that is cancelled has left the protocol in between, so the connection goes too.
 * Whatever goes wrong ends this connection alone: hypercorn lets all but ``OSError`` end the server.
 * HTTP/1.1 only; see ``http1``.
-* Reading never pauses, so a disconnect is always seen, on every system. A half-close (``nc -N``) counts as
+* Reading never pauses while a run is streamed, so its client's going is always seen, on every system (what
+  does pause it is a body that nobody reads; see ``inbox``). A half-close (``nc -N``) counts as
   a disconnect: the two look the same, and a client that will never send again can at most be waiting for an
   answer that it had better hold the connection open for.
 * An idle connection's descriptor is closed when its client closes it, not when the idle time is over.

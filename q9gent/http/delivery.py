@@ -87,21 +87,28 @@ class OrdinaryLane:
         await self._send_last(events)
 
 
-async def deliver(outbox: Outbox, lane: Lane, *, heartbeat_seconds: float) -> None:
+async def deliver(
+    outbox: Outbox, lane: Lane, *, heartbeat_seconds: float, lose_output: Callable[[str], None]
+) -> None:
     """Send everything, the terminal event last, and a comment after each silence.
 
     Args:
         outbox: Where the events come from.
         lane: The way to the client.
         heartbeat_seconds: How long a silence is.
+        lose_output: Called with the reason when what waits in the outbox cannot be had (``Run.lose_output``).
 
     Cancellation: what was taken and not sent is lost, with the client it was for.
     """
     await lane.start(outbox.take_nowait())
     while True:
         events: bytes | None = None
-        with trio.CancelScope(deadline=lane.sent_at + heartbeat_seconds):
-            events = await outbox.take(lane.express)
+        try:
+            with trio.CancelScope(deadline=lane.sent_at + heartbeat_seconds):
+                events = await outbox.take(lane.express)
+        except OSError as error:
+            lose_output(f"the spool cannot be read: {error.strerror}")
+            continue
         if outbox.is_finished:
             break
         if events is None and trio.current_time() >= lane.sent_at + heartbeat_seconds:

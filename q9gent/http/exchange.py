@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioResponse
+from werkzeug.exceptions import HTTPException
 
 from q9gent.errors import Q9gentError
 from q9gent.http import guards
 from q9gent.http.connection import current_connection
 from q9gent.http.delivery import STREAM_HEADERS, OrdinaryLane, deliver
 from q9gent.http.lane import DirectLane, can_be_direct, direct_connection
-from q9gent.http.problems import problem_response, unexpected_response
+from q9gent.http.problems import framework_response, problem_response, unexpected_response
 from q9gent.log import get_logger
 
 if TYPE_CHECKING:
@@ -163,6 +164,8 @@ class Exchange(TrioASGIHTTPConnection):
                 response = cast("Response", await self.app.handle_request(request))
         except Q9gentError as error:
             response = problem_response(error)
+        except HTTPException as error:  # raised by the framework before it is the application's turn
+            response = framework_response(error, settings)
         except Exception:
             logger.exception("request failed")
             response = unexpected_response()
@@ -200,7 +203,12 @@ class Exchange(TrioASGIHTTPConnection):
             lane: Lane = OrdinaryLane(send_start, send_part, send_last)
             if self._connection is not None and can_be_direct(self._connection, self.scope):
                 lane = DirectLane(self._connection, send_start, functools.partial(send_last, b""))
-            await deliver(response.run.outbox, lane, heartbeat_seconds=self.app.settings.heartbeat_seconds)
+            await deliver(
+                response.run.outbox,
+                lane,
+                heartbeat_seconds=self.app.settings.heartbeat_seconds,
+                lose_output=response.run.lose_output,
+            )
             return
         await send_start()
         whole = "content-length" in response.headers

@@ -118,6 +118,11 @@ class Outbox:
         self._pieces.clear()
         self._in_memory = 0
 
+    def lose(self) -> None:
+        """Drop all but the terminal event: what was spooled cannot be read."""
+        self.discard()
+        self._spooling = False
+
     def take_nowait(self) -> bytes:
         """Return what is there in memory, perhaps nothing, at most about ``PIECE_BYTES``."""
         return self._take_from_memory() if self._pieces else b""

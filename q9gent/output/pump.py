@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 READ_BYTES = 64 * 1024
 """One read: what a default pipe holds. Larger reads gained nothing."""
 
+LEFT_BYTES = 16 * 1024 * 1024
+"""The most that is read once the tree is dead. Its pipe holds 256 KiB, or what the run has made of it, by
+default 1 MiB at most (pipe(7)); more can only come from a writer outside the tree, and has no end."""
+
 STDERR_LINE_BYTES = 8 * 1024
 """A longer line of stderr is cut in the log."""
 
@@ -84,9 +88,19 @@ class _Pump:
                 if self._ride():
                     return
                 await self._read()
-            while self._stopped and not self._at_end and (data := self._source.receive_nowait(READ_BYTES)):
-                await self._put(self._digest(data))
+            if self._stopped and not self._at_end:
+                await self._read_what_is_left()
             await self._put(self._digest_rest())
+
+    async def _read_what_is_left(self) -> None:
+        left = LEFT_BYTES
+        while data := self._source.receive_nowait(READ_BYTES):
+            await self._put(self._digest(data))
+            left -= len(data)
+            if left <= 0:
+                logger.warning("somebody outside the run still writes to its output, which is not read on")
+                return
+            await trio.lowlevel.checkpoint()
 
     async def _read(self) -> None:
         # Only the wait can be cancelled: what was read must be handled.

@@ -7,14 +7,20 @@ steady needs only what it is behind, not what the run ever printed.
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections import deque
 from functools import partial
-from typing import IO
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import trio
 
 from q9gent.threads import wait_for_disk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_T = TypeVar("_T")
 
 SEGMENTS = 16
 """Into how many files the limit is divided, and so how many descriptors a run's spool can take."""
@@ -47,6 +53,7 @@ class Spool:
         self._folder = folder
         self._segments: deque[_Segment] = deque()
         self._lock = trio.Lock()
+        self._is_lost = False
         self.waiting_bytes = 0
 
     async def write(self, data: bytes) -> None:
@@ -61,7 +68,7 @@ class Spool:
             raise SpoolFull(f"the client is more than {self._limit_bytes} bytes behind")
         async with self._lock:
             try:
-                await wait_for_disk(partial(self._write, data))
+                await self._wait(partial(self._write, data))
             except OSError as error:
                 raise SpoolFull(f"the spool cannot be written: {error.strerror}") from error
             self.waiting_bytes += len(data)
@@ -75,9 +82,18 @@ class Spool:
         Cancellation: what was being read is lost, with the stream that it belonged to.
         """
         async with self._lock:
-            data = await wait_for_disk(partial(self._read, max_bytes))
+            data = await self._wait(partial(self._read, max_bytes))
             self.waiting_bytes -= len(data)
             return data
+
+    async def _wait(self, work: Callable[[], _T]) -> _T:
+        if self._is_lost:
+            raise TimeoutError(errno.ETIMEDOUT, "the disk did not answer earlier")
+        try:
+            return await wait_for_disk(work)
+        except TimeoutError:
+            self._is_lost = True  # a thread may still be at its files, and move their positions
+            raise
 
     def close(self) -> None:
         """Delete everything."""

@@ -51,7 +51,12 @@ class FileSessionStore:
 
     async def save(self, session: Session) -> None:
         """See ``SessionStore.save``."""
-        await self._in_thread(lambda: self._write(session))
+        given_up = threading.Event()
+        try:
+            await self._in_thread(lambda: self._write(session, given_up))
+        except BaseException:
+            given_up.set()  # should the disk come back, the session must not
+            raise
 
     async def load(self, session_id: str) -> Session | None:
         """See ``SessionStore.load``."""
@@ -66,7 +71,7 @@ class FileSessionStore:
                 if session is not None:
                     # A clock that was set back must not make a session older than it is.
                     now = max(int(time.time()), session.last_used)
-                    self._write(msgspec.structs.replace(session, last_used=now))
+                    self._write(msgspec.structs.replace(session, last_used=now), threading.Event())
 
         await self._in_thread(work)
 
@@ -155,13 +160,16 @@ class FileSessionStore:
         with open(fd, "rb") as file:
             return file.read(SESSION_BYTES)
 
-    def _write(self, session: Session) -> None:
+    def _write(self, session: Session, given_up: threading.Event) -> None:
         path = self._path(session.session_id)
         temporary_path = self._temporary_path()
         try:
             self._create(temporary_path, msgspec.json.encode(session))
             with self._lock:
-                _insist(lambda: os.replace(temporary_path, path))
+                if given_up.is_set():
+                    os.unlink(temporary_path)
+                else:
+                    _insist(lambda: os.replace(temporary_path, path))
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary_path)

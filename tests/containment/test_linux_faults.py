@@ -6,10 +6,12 @@ they are the same user's. What becomes of it over HTTP is in ``test_server_fault
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -637,6 +639,74 @@ def test_survivors(
             assert not left, shown(left)
 
     stage.perform(scenario)
+
+
+def test_what_cannot_be_killed_holds_up_its_own_run_alone(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The fork server cannot end what a killed supervisor left; what the next one leaves is none the worse."""
+    immune = _immune_helper(str(tmp_path_factory.mktemp("helper")), 60)
+    monkeypatch.setattr(_linux_fork_server, "HELPER_FOLDER", immune)
+
+    async def scenario() -> None:
+        async with stage.actor(f"{TREE}!wait") as first:
+            (_, setsid, _) = await first.children(3)
+            await first.waiting()
+            try:
+                os.kill(helpers_of.supervisor_of(first.tree.pid), signal.SIGKILL)
+                left = wait_for(first.living, lambda found: [one.pid for one in found] == [setsid], 20)
+                assert [one.pid for one in left] == [setsid], shown(left)
+                async with stage.actor("!child daemon\n!wait") as second:
+                    await second.waiting()
+                    os.kill(helpers_of.supervisor_of(second.tree.pid), signal.SIGKILL)
+                    with trio.fail_after(PROMPT_SECONDS):
+                        stage.assert_gone(second, await second.tree.end(0))
+            finally:
+                helpers_of.kill_those(first.living())
+            with trio.fail_after(PROMPT_SECONDS):
+                stage.assert_gone(first, await first.tree.end(0))
+
+    stage.perform(scenario)
+
+
+def test_who_cannot_look_proves_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Without a descriptor to read the process table with, the fork server says of nobody that all are dead."""
+    look = '        for thread in os.listdir(f"/proc/{pid}/task"):\n'
+    blind = (
+        "        import time\n"
+        '        begun = globals().setdefault("BEGUN", time.monotonic())\n'
+        "        if pid == os.getpid() and time.monotonic() < begun + 0.5:\n"
+        '            raise OSError(24, "Too many open files")\n'
+    )
+    helper = _patched_helper(str(tmp_path_factory.mktemp("helper")), {"processes.py": (look, blind + look)})
+    monkeypatch.setattr(_linux_fork_server, "HELPER_FOLDER", helper)
+
+    async def scenario() -> None:
+        async with stage.actor(f"{TREE}!wait") as actor:
+            await actor.waiting()
+            os.kill(helpers_of.supervisor_of(actor.tree.pid), signal.SIGKILL)
+            with trio.fail_after(PROMPT_SECONDS):
+                stage.assert_gone(actor, await actor.tree.end(0))
+
+    stage.perform(scenario)
+
+
+@on_stage
+async def test_start_that_the_system_has_no_memory_for(stage: Stage) -> None:
+    """What could not be sent to the supervisor is an error with its number, and is waited for by nobody."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "send_fds", _no_buffers)
+        with pytest.raises(SpawnError) as caught, trio.fail_after(PROMPT_SECONDS):
+            async with stage.actor("!wait"):
+                pass
+        assert caught.value.errno == errno.ENOBUFS
+    await assert_runs(stage)
+
+
+def _no_buffers(*_: object) -> int:
+    raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
 
 
 def _immune_helper(folder: str, timeout_seconds: float) -> str:

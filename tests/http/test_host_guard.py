@@ -80,7 +80,18 @@ def test_another_host_is_421_and_names_the_flag(shared: LiveServer, host: str) -
 
 
 @pytest.mark.parametrize(
-    "host", ["a b", "a/b", "user@localhost", "localhost:port", "[::1", "localhost, evil", "\xff"]
+    "host",
+    [
+        "a b",
+        "a/b",
+        "user@localhost",
+        "localhost:port",
+        "[::1",
+        "localhost, evil",
+        "\xff",
+        "a..localhost",
+        f"{'a' * 64}.localhost",
+    ],
 )
 def test_what_is_no_host_is_400(shared: LiveServer, host: str) -> None:
     """A Host header that cannot be one is refused, also where it contains a good name."""

@@ -147,6 +147,16 @@ def test_runs_that_do_not_start_are_counted_by_error(start_server: Callable[...,
     assert sum(value for name, value in found.items() if "runs_ended_total" in name) == 0
 
 
+@pytest.mark.parametrize("kind", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("version", ["abc", '"1.0.0"', "", "1.0.0.0.0.0"])
+def test_any_version_that_is_asked_for_is_answered(measured: LiveServer, kind: str, version: str) -> None:
+    """A scraper that names one that is none gets the plainest format."""
+    with connect(measured) as client:
+        answer = client.ask("GET", "/metrics", None, f"Accept: {kind}; version={version}")
+    assert answer.status == 200
+    assert b"q9gent_runs_live 0.0" in answer.body
+
+
 def test_without_the_flag_there_are_no_metrics(shared: LiveServer) -> None:
     """Not found, like any path that is not there."""
     assert shared.client.get("/metrics").status_code == 404

@@ -180,6 +180,8 @@ def test_the_largest_field_is_named_when_the_system_refuses() -> None:
     """All arguments together may be too many."""
     assert largest_field(MessageRequest(prompt="p", flags=("x",) * 100)) == "$.flags"
     assert largest_field(MessageRequest(prompt="p" * 200, flags=("x",) * 10)) == "$.prompt"
+    on_stdin = MessageRequest(prompt="p" * (PROMPT_ARGUMENT_BYTES + 1), flags=("x",) * 10)
+    assert largest_field(on_stdin) == "$.flags"
 
 
 OPTIONAL = {

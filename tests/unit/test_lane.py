@@ -141,7 +141,7 @@ def test_what_the_socket_does_not_take_is_sent_first(split: int) -> None:
 
 
 async def _deliver(outbox: Outbox, lane: Lane, heartbeat_seconds: float = SILENCE_SECONDS) -> None:
-    await deliver(outbox, lane, heartbeat_seconds=heartbeat_seconds)
+    await deliver(outbox, lane, heartbeat_seconds=heartbeat_seconds, lose_output=pytest.fail)
     outbox.close()
 
 

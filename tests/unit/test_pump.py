@@ -252,6 +252,42 @@ def test_a_pump_that_is_stopped_waits_for_nobody() -> None:
     trio.run(main)
 
 
+@pytest.mark.parametrize("kind", [StdoutPump, StderrPump])
+def test_who_writes_on_after_the_run_stops_nobody(
+    kind: type[StdoutPump | StderrPump], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody outside the tree holds the pipe and floods it: what a pipe can hold is read, and no more."""
+
+    async def main() -> None:
+        tree, outbox, others = Tree(), Outbox(1 << 20, Spool(0, None)), 0
+        outbox.discard()  # the client is gone as well: nothing slows the reading down
+        flood = b"y\n" * 32768
+        for pipe in (tree.stdout, tree.stderr):
+            pipe.receive_nowait = lambda max_bytes: flood[:max_bytes]  # type: ignore[method-assign]
+        options = {"outbox": outbox, "line_bytes": 1 << 20} if kind is StdoutPump else {}
+        pump = kind(tree, **options)  # type: ignore[arg-type]
+
+        async def others_turn() -> None:
+            nonlocal others
+            while True:
+                await trio.lowlevel.checkpoint()
+                others += 1
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(others_turn)
+                pump.stop()
+                await pump.run()
+                nursery.cancel_scope.cancel()
+        assert others > 10
+        if isinstance(pump, StdoutPump):
+            assert 1 << 20 <= pump.bytes <= 1 << 25
+
+    with caplog.at_level(logging.WARNING, "q9gent.run"):
+        trio.run(main)
+    assert "somebody outside the run still writes to its output" in caplog.text
+
+
 def test_what_a_process_prints_while_it_is_being_ended_counts() -> None:
     """The cancellation that ends a run does not reach its pumps."""
 

@@ -84,16 +84,33 @@ make_prefix() {
 
 # Python's standard streams must be pipes or the null device there: a regular file ends it at start.
 # Wine's services inherit the first process's streams and would hold our pipe open: they start first, without.
+# A process that is killed while Wine loads it can stay as a Unix process, unknown to Wine, that waits for ever with
+# our pipe in its hand: so the pipe's end is not waited for, and the last step ends such ones.
 write_launchers() {
   cat >"$folder/wpy" <<LAUNCHER
 #!/bin/bash
 export WINEPREFIX='$folder/prefix' WINEDEBUG=-all WINEARCH=win64 PYTHONUTF8=1 PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX='Z:$folder/pycache'
-set -o pipefail
 wineserver -p 2>/dev/null
 wine cmd /c exit </dev/null >/dev/null 2>&1
-wine '$folder/python/python.exe' "\$@" </dev/null 2>&1 | cat
+exec 3> >(exec cat)
+reader=\$!
+wine '$folder/python/python.exe' "\$@" </dev/null >&3 2>&3 3>&-
+status=\$?
+exec 3>&-
+(sleep 10; kill \$reader) >/dev/null 2>&1 &
+killer=\$!
+wait \$reader
+kill \$killer 2>/dev/null
+exit \$status
 LAUNCHER
-  printf '#!/bin/bash\nWINEPREFIX=%q wineserver -k\n' "$folder/prefix" >"$folder/wstop"
+  cat >"$folder/wstop" <<LAUNCHER
+#!/bin/bash
+WINEPREFIX='$folder/prefix' wineserver -k
+for process in /proc/[0-9]*; do
+  case \$(readlink "\$process/exe") in *wine*) ;; *) continue ;; esac
+  if grep -qzxF 'WINEPREFIX=$folder/prefix' "\$process/environ" 2>/dev/null; then kill -9 "\${process#/proc/}"; fi
+done
+LAUNCHER
   chmod +x "$folder/wpy" "$folder/wstop"
 }
 

@@ -12,6 +12,7 @@ import gc
 import os
 import resource
 import signal
+import time
 
 from .lifeline import Waker, receive, send
 from .processes import children_of, descendants_of, kill_all
@@ -43,7 +44,11 @@ class ForkServer:
         self.sock = sock
         self.waker = Waker(sock)
         self.supervisors: set[int] = set()
-        self.gone: list[int] = []  # supervisors that died, until all that they held is dead
+        # Supervisors that died, until all that they held is dead; and whom earlier ones had left us by then,
+        # who may be beyond killing (setuid) and are not theirs.
+        self.gone: dict[int, set[int]] = {}
+        self.gone_since = 0.0
+        self.orphans: set[int] = set()
         self.killed: set[int] = set()
         self.server_is_gone = False
 
@@ -59,8 +64,8 @@ class ForkServer:
 
     def timeout(self) -> float | None:
         """Return how long there is nothing to do unless something happens."""
-        if self.gone:
-            return 0.005
+        if self.gone:  # killing is over in a millisecond, or takes long
+            return min(0.25, 0.001 + (time.monotonic() - self.gone_since) / 8)
         if self.server_is_gone:
             for pid in self.supervisors:  # one that a run has stopped cannot see its lifeline's end
                 os.kill(pid, signal.SIGCONT)
@@ -120,7 +125,8 @@ class ForkServer:
                     os.kill(pid, signal.SIGCONT)
             elif pid in self.supervisors:
                 self.supervisors.discard(pid)
-                self.gone.append(pid)
+                self.gone[pid] = set(self.orphans)
+                self.gone_since = time.monotonic()
 
     def sweep(self) -> None:
         """Kill the orphans of dead supervisors: any child that is no supervisor.
@@ -129,10 +135,16 @@ class ForkServer:
         """
         kill_all(descendants_of(os.getpid(), self.supervisors), self.killed)
         self.reap()
-        if all(child in self.supervisors for child in children_of(os.getpid())):
-            for pid in self.gone:
+        try:
+            orphans = {child for child in children_of(os.getpid()) if child not in self.supervisors}
+        except OSError:  # who cannot look has proven nothing
+            return
+        for pid, others in list(self.gone.items()):
+            if orphans <= others:
+                del self.gone[pid]
                 send(self.sock, f"D {pid} {len(self.killed)}")
-            self.gone.clear()
+        self.orphans = orphans
+        if not self.gone:
             self.killed.clear()
 
 

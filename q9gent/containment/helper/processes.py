@@ -15,7 +15,11 @@ OWN = b""
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of a process, those of its other threads too."""
+    """Return the children of a process, those of its other threads too.
+
+    Raises:
+        OSError: The system has no descriptor or no memory to look with.
+    """
     found: list[int] = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -24,7 +28,7 @@ def children_of(pid: int) -> list[int]:
     except FileNotFoundError:
         if not os.path.exists("/proc/self/task/%d/children" % os.getpid()):
             return children_by_scan(pid)  # a kernel without CONFIG_PROC_CHILDREN
-    except OSError:
+    except ProcessLookupError:
         pass  # it has just ended; its children are somebody else's now and will be found there
     return found
 
@@ -65,10 +69,10 @@ def descendants_of(pid: int, spared: collections.abc.Container[int] = ()) -> dic
         For each pid when it started, in clock ticks since boot, or ``OWN``.
     """
     found = {}
-    ahead = [(child, pid) for child in children_of(pid) if child not in spared]
+    ahead = [(child, pid) for child in _children_if_any(pid) if child not in spared]
     while ahead:
         child, parent = ahead.pop()
-        below = children_of(child)
+        below = _children_if_any(child)
         if parent == os.getpid():
             # /proc may hide a process of the same user (hidepid), but nothing hides a child from wait.
             if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
@@ -79,6 +83,13 @@ def descendants_of(pid: int, spared: collections.abc.Container[int] = ()) -> dic
             found[child] = identity[1]
         ahead += [(one, child) for one in below]
     return found
+
+
+def _children_if_any(pid: int) -> list[int]:
+    try:
+        return children_of(pid)
+    except OSError:  # nothing to look with, or nobody who may look: whoever looks again finds them
+        return []
 
 
 def kill_all(processes: dict[int, bytes], killed: set[int]) -> None:
