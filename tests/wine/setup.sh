@@ -80,6 +80,8 @@ make_prefix() {
   [ -e "$WINEPREFIX/system.reg" ] && return
   wine wineboot --init >/dev/null 2>&1 </dev/null
   wine winecfg -v win10 >/dev/null 2>&1 </dev/null
+  # Without any graphics driver there are no consoles.
+  wine reg add 'HKCU\Software\Wine\Drivers' /v Graphics /d null /f >/dev/null 2>&1 </dev/null
 }
 
 # Python's standard streams must be pipes or the null device there: a regular file ends it at start.

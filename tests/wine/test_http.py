@@ -364,6 +364,9 @@ def test_the_servers_sudden_death_is_its_runs(start, witness, tmp_path):
     assert until(lambda: os.listdir(folder), lambda names: not names) == []
 
 
+CREATE_NEW_CONSOLE = 0x10
+STATUS_CONTROL_C_EXIT = 0xC000013A
+
 CONTROL_C = """
 import ctypes, sys
 kernel32 = ctypes.windll.kernel32
@@ -377,18 +380,44 @@ sys.exit(0 if kernel32.GenerateConsoleCtrlEvent(0, 0) else 6)
 
 def test_control_c_on_the_console_stops_in_order(start, witness):
     """Runs are ended, their streams told so, and the exit status is 0."""
-    server = start("--simulate", flags=getattr(subprocess, "CREATE_NEW_CONSOLE", 0))
+    server = start("--simulate", flags=CREATE_NEW_CONSOLE)
     with spawn(server, "!child daemon") as stream:
         _, processes = begin(server, stream, witness)
         command = [sys.executable, "-c", CONTROL_C, str(server.process.pid)]
         sender = subprocess.run(command, check=False, timeout=DEADLINE_SECONDS)
-        if sender.returncode == 5:
-            pytest.skip("there are no consoles here: Wine needs a graphics driver, if only the null one")
         assert sender.returncode == 0
         (last,) = stream
         assert (last["type"], last["code"]) == ("error", "shutdown")
         assert [process for process in processes if process.lives()] == []
     assert server.process.wait(DEADLINE_SECONDS) == 0
+
+
+CTRL_BREAK = """
+import ctypes, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, creationflags=0x200)
+sent = ctypes.windll.kernel32.GenerateConsoleCtrlEvent(1, child.pid)
+child.kill()
+sys.exit(0 if sent else 6)
+"""
+
+
+@pytest.mark.parametrize("heeds", [True, False], ids=["heeds", "ignores"])
+def test_a_run_on_a_console_is_asked_by_ctrl_break(start, witness, heeds):
+    """One that heeds it ends by itself, with the system's status for that; one that does not is killed."""
+    command = [sys.executable, "-c", CTRL_BREAK]
+    if subprocess.run(
+        command, check=False, timeout=DEADLINE_SECONDS, creationflags=CREATE_NEW_CONSOLE
+    ).returncode:
+        pytest.skip("no CTRL_BREAK can be sent here: Wine 8.0 sends CTRL_C alone")
+    grace_seconds = "300" if heeds else "0.5"
+    server = start("--simulate", "--grace-seconds", grace_seconds, flags=CREATE_NEW_CONSOLE)
+    with spawn(server, *([] if heeds else ["!ignore-term"])) as stream:
+        session_id, processes = begin(server, stream, witness)
+        told = server.post(f"/terminate/{session_id}", None).json()
+        assert [process for process in processes if process.lives()] == []
+        (last,) = stream
+    assert (last["type"], last["code"]) == ("error", "terminated")
+    assert (told["exit_code"], told["killed"]) == ((STATUS_CONTROL_C_EXIT, 0) if heeds else (1, 1))
 
 
 # The CLI
