@@ -388,3 +388,29 @@ def test_full_disk_for_output(small_disk: tuple[Started, str]) -> None:
     free = wait_for(lambda: os.statvfs(disk).f_bfree, lambda blocks: blocks > 200, GONE_SECONDS)
     assert free > 200
     server.desk.assert_serves()
+
+
+def test_read_only_disk(small_disk: tuple[Started, str]) -> None:
+    """When the disk has become read-only, sessions and slow clients' output say so; then all is as before."""
+    server, disk = small_disk
+    desk, folder = server.desk, disk.split("/root", 1)[1]
+
+    def remount(how: str) -> None:
+        own = () if os.getuid() == 0 else ("--user", "--preserve-credentials")
+        enter = ("nsenter", f"--target={server.process.pid}", *own, "--mount")
+        subprocess.run([*enter, "mount", "-o", f"remount,{how}", folder], check=True, timeout=30)
+
+    desk.assert_serves()
+    remount("ro")
+    status, told = _created(desk)
+    assert status == 500
+    assert "Read-only file system" in told["error"]
+    with desk.spawn("!lines 200000 100\n!wait") as caller:
+        desk.run_id(caller)  # it has started
+        desk.assert_no_runs()
+        last = caller.last()
+    assert last["code"] == "overflow"
+    assert "Read-only file system" in last["error"]
+    remount("rw")
+    assert _created(desk)[0] == 200
+    assert len(os.listdir(f"{disk}/sessions")) == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import string
 import subprocess
 from typing import TYPE_CHECKING
@@ -10,7 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_client import JSON, Answer, RawClient, post_bytes, request_bytes, spawn_bytes
+from raw_client import (
+    DEADLINE_SECONDS,
+    JSON,
+    Answer,
+    RawClient,
+    post_bytes,
+    request_bytes,
+    spawn_bytes,
+    within,
+)
 from running import UNKNOWN_ID, address_of, agents, connect, log_lines
 from sse_events import messages
 
@@ -211,6 +222,28 @@ def test_slow_body_is_408(impatient: LiveServer) -> None:
             assert answer.status == 408
             assert "0.5 s" in answer.error
             assert client.end() == b""
+
+
+def test_trickling_body_is_408(impatient: LiveServer) -> None:
+    """A byte now and then does not buy more time: what counts is the whole body."""
+    with connect(impatient) as client, within(DEADLINE_SECONDS):
+        client.send(request_bytes("POST", "/spawn", None, AS_JSON, "Content-Length: 1000000"))
+        client.sock.settimeout(0.05)
+        answered = b""
+        while not answered:
+            client.send(b" ")
+            with contextlib.suppress(TimeoutError):
+                answered = client.sock.recv(1, socket.MSG_PEEK)
+        client.sock.settimeout(DEADLINE_SECONDS)
+        assert client.answer().status == 408
+
+
+def test_body_limit_is_the_one_that_was_set(start_server: Callable[..., LiveServer]) -> None:
+    """Exactly as many bytes, and not one more."""
+    server = start_server("--simulate", "--body-bytes", "1000")
+    with connect(server) as client:
+        for size, status in ((1000, 400), (1001, 413)):
+            assert post_padded(client, size, in_chunks=False).status == status
 
 
 def test_body_cut_short_by_the_client_starts_nothing(shared: LiveServer) -> None:

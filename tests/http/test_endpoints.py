@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import pytest
 from process_scan import still_alive
 from raw_client import RawClient, post_bytes, request_bytes, spawn_bytes
 from running import address_of, agents, begin, connect, runs
-from sse_events import TERMINAL, messages, session_of
+from sse_events import TERMINAL, events, messages, session_of
 
 import q9gent
 
@@ -179,7 +180,10 @@ def test_runs_describe_the_live_ones(shared: LiveServer) -> None:
     """`GET /runs` tells ids, pid, start and what was printed; an ended run is not listed."""
     assert runs(shared) == []
     with connect(shared) as busy, connect(shared) as other:
-        stream = begin(busy, "")
+        before = time.time()
+        busy.send(spawn_bytes("!wait"))
+        stream = events(busy.parts(busy.head()[1]))
+        printed = [next(stream)["data"] for _ in range(2)]
         (run,) = other.ask("GET", "/runs").json["runs"]
         assert set(run) == {
             "run_id",
@@ -195,6 +199,8 @@ def test_runs_describe_the_live_ones(shared: LiveServer) -> None:
         assert run["session_id"] is None
         assert run["pid"] in [found.pid for found in agents(shared)]
         assert run["lines"] == 2
+        assert run["bytes"] == len("".join(f"{line}\n" for line in printed).encode())
+        assert before - 1 <= run["started_at"] <= time.time()
         assert run["processes"] == 1
         other.ask("POST", f"/terminate/{run['run_id']}")
         assert list(stream)[-1]["type"] in TERMINAL

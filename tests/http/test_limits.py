@@ -136,6 +136,15 @@ def test_grace_is_for_who_listens(start_server: Callable[..., LiveServer]) -> No
     assert (last["code"], last["signal"]) == ("timeout", signal.SIGKILL)
 
 
+def test_grace_is_as_long_as_was_set(start_server: Callable[..., LiveServer]) -> None:
+    """An agent that takes seconds to end, more than the default grant it, ends by itself."""
+    server = start_server("--simulate", "--max-run-seconds", "4", "--grace-seconds", "300")
+    with connect(server) as client, within(DEADLINE_SECONDS):
+        client.send(spawn_bytes("!ignore-term\n!sleep 8\n!exit 5"))
+        last = client.whole()[-1]
+    assert (last["code"], last["exit_code"], last["killed"]) == ("timeout", 5, 0)
+
+
 def test_short_runs_do_not_meet_the_time_limit(start_server: Callable[..., LiveServer]) -> None:
     """A turn within its time completes."""
     server = start_server("--simulate", "--max-run-seconds", "60")

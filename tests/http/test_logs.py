@@ -66,22 +66,23 @@ def test_lines_of_two_runs_at_once_are_told_apart(server: LiveServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "code", "level"),
+    ("prompt", "code", "level", "facts"),
     [
-        ("hello", "completed", "info"),
-        ("!exit 3", "exit", "warning"),
-        ("!signal 9", "signal", "warning"),
-        ("!child setsid", "completed", "info"),
+        ("hello", "completed", "info", {"exit_code": 0, "killed": 0}),
+        ("!exit 3", "exit", "warning", {"exit_code": 3, "killed": 0}),
+        ("!signal 9", "signal", "warning", {"signal": 9, "killed": 0}),
+        ("!child setsid", "completed", "info", {"exit_code": 0, "killed": 1}),
     ],
 )
 def test_a_run_that_ends_by_itself_has_one_summary(
-    shared: LiveServer, prompt: str, code: str, level: str
+    shared: LiveServer, prompt: str, code: str, level: str, facts: dict[str, int]
 ) -> None:
     """With how it ended, and what it printed."""
     run_id = run_to_end(shared, prompt, create_session=True)
     (summary,) = [line for line in lines_of(shared, run_id) if line["event"] == "run ended"]
     assert (summary["code"], summary["level"]) == (code, level)
-    assert {"session_id", "lines", "bytes", "killed", "duration_ms"} <= set(summary)
+    assert {name: summary[name] for name in ("exit_code", "signal", "killed") if name in summary} == facts
+    assert {"session_id", "lines", "bytes", "duration_ms"} <= set(summary)
 
 
 def test_a_terminated_run_has_one_summary(server: LiveServer) -> None:
