@@ -28,9 +28,9 @@ def ps_command(url: str, *, as_json: bool, quiet: bool, whole_ids: bool) -> int:
     if as_json:
         _print_json(runs)
     elif quiet:
-        sys.stdout.write("".join(f"{run.run_id}\n" for run in runs))
+        _say("".join(f"{run.run_id}\n" for run in runs))
     else:
-        sys.stdout.write(aligned(run_rows(runs, time.time(), whole_ids=whole_ids)))
+        _say(aligned(run_rows(runs, time.time(), whole_ids=whole_ids)))
     return 0
 
 
@@ -60,7 +60,7 @@ def watch_command(url: str, *, whole_ids: bool) -> int:
 
 
 def kill_command(url: str, names: Sequence[str], *, everything: bool) -> int:
-    """End runs, each told when it is dead; the exit status is 1 if one was not."""
+    """End runs, each told when it is dead; the exit status is 1 if one could not be ended."""
     return trio.run(_kill, url, names, everything)
 
 
@@ -73,14 +73,14 @@ async def _kill(url: str, names: Sequence[str], everything: bool) -> int:  # noq
         except RunNotFound as error:
             if run_id == name and not everything:
                 failed.append(_complain(str(error)))
-                return
-            # It was live when we looked: now it is dead.
+            else:  # it was live when we looked; what it may have left alive, only its own client is told
+                _complain(f"{name}: the run had ended already")
+            return
         except ClientError as error:
             _complain(f"{name}: {words_for(error)}")
             failed.append(status_of_error(error))
             return
-        sys.stdout.write(f"{one_line(name)}\n")
-        sys.stdout.flush()
+        _say(f"{one_line(name)}\n")
 
     async with AsyncClient(url) as client:
         wanted: list[tuple[str, str]] = []
@@ -103,9 +103,9 @@ def sessions_command(url: str, *, as_json: bool, quiet: bool) -> int:
     if as_json:
         _print_json(sessions)
     elif quiet:
-        sys.stdout.write("".join(f"{session.session_id}\n" for session in sessions))
+        _say("".join(f"{session.session_id}\n" for session in sessions))
     else:
-        sys.stdout.write(aligned(session_rows(sessions, time.time())))
+        _say(aligned(session_rows(sessions, time.time())))
     return 0
 
 
@@ -122,14 +122,20 @@ def remove_command(url: str, names: Sequence[str]) -> int:
                 status = max(status, status_of_error(error))
                 _complain(words_for(error))
             else:
-                sys.stdout.write(f"{one_line(name)}\n")
+                _say(f"{one_line(name)}\n")
     return status
 
 
 def _print_json(items: Iterable[msgspec.Struct]) -> None:
     text = msgspec.json.format(msgspec.json.encode(list(items)), indent=2).decode()
     # DEL and C1 are the control characters that JSON leaves as they are.
-    sys.stdout.write("".join(f"\\u{ord(c):04x}" if "\x7f" <= c <= "\x9f" else c for c in text) + "\n")
+    _say("".join(f"\\u{ord(c):04x}" if "\x7f" <= c <= "\x9f" else c for c in text) + "\n")
+
+
+def _say(text: str) -> None:
+    """Write it now: at the program's exit nobody would learn any more that it could not be written."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _complain(text: str) -> int:

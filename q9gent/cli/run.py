@@ -16,6 +16,7 @@ from q9gent.cli.outcome import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
     finish,
+    is_broken_pipe,
     status_of_error,
     words_for,
 )
@@ -24,12 +25,14 @@ from q9gent.cli.transcript import Transcript
 from q9gent.client import (
     AsyncClient,
     ClientError,
+    Completed,
     Event,
     Failed,
     Output,
     RunNotFound,
     SessionCreated,
 )
+from q9gent.client._base import survivors_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from q9gent.client import AsyncRun, Termination
 
 REST_SECONDS = 5.0
-"""After ^C, for what is still to be delivered of a run that is dead; it is not shown."""
+"""After ^C, for what is still to be delivered of a run that has ended; it is not shown."""
 
 
 class Order(NamedTuple):
@@ -104,6 +107,7 @@ class Turn:
         self._as_json = as_json
         self._transcript = Transcript()
         self._interrupted = False
+        self._showing = trio.CancelScope()
         self._followed = trio.Event()
         self._status = EXIT_INTERRUPTED
 
@@ -138,7 +142,10 @@ class Turn:
             try:
                 words = words_of(await self._run.terminate())
             except RunNotFound:
-                words = "interrupted: the run has ended already, all its processes are dead"
+                self._showing.cancel()  # stuck perhaps, as nobody reads us, before the event that tells
+                with trio.move_on_after(REST_SECONDS):
+                    await self._followed.wait()
+                words = words_of_ended(self._run.ending)
             except ClientError as error:
                 words = f"interrupted: {words_for(error)}"
             await self._in_thread(self._screen.fail, words)
@@ -153,17 +160,27 @@ class Turn:
             async with self._run as run:
                 async for event in run:
                     if not self._interrupted:
-                        await self._in_thread(self._show, event)
-        except BrokenPipeError:  # as in `q9gent run … | head -1`: the run was ended
-            silence_stdout()
+                        with trio.CancelScope() as self._showing:
+                            await self._in_thread(self._show, event)
+        except OSError as error:
+            if not is_broken_pipe(error):
+                raise
+            silence_stdout()  # as in `q9gent run … | head -1`: the run was ended
             self._status = EXIT_FAILURE
+            await self._tell_notes(error)
         except ClientError as error:
             self._status = status_of_error(error)
             if not self._interrupted:
                 await self._in_thread(self._screen.fail, words_for(error))
+                await self._tell_notes(error)
         else:
             if not self._interrupted:
                 self._status = self._outcome()
+
+    async def _tell_notes(self, error: Exception) -> None:
+        """Tell what the end of the run left to be told (see ``report_cleanup``)."""
+        for note in getattr(error, "__notes__", ()):
+            await self._in_thread(self._screen.fail, note)
 
     async def _in_thread(self, show: Any, what: Any) -> None:  # noqa: ANN401 (one of the screen's)
         """Write without holding ^C up: whoever reads us may be slow, or stopped."""
@@ -198,6 +215,22 @@ def words_of(told: Termination) -> str:
     """Return what an interrupted run's end took."""
     killed = str(told.killed or "none")
     return f"interrupted: every process of the run is dead, {killed} had to be killed (code: {told.code})"
+
+
+def words_of_ended(ending: Completed | Failed | None) -> str:
+    """Return what there is to say of an interrupted run that the server lists no more.
+
+    Args:
+        ending: Its terminal event; ``None`` if that could not be read in time.
+    """
+    words = "interrupted: the run had ended already"
+    if ending is None:
+        return f"{words}; whether all of its processes are dead is not known"
+    code = ending.code if isinstance(ending, Failed) else "completed"
+    if isinstance(ending, Failed) and survivors_of(ending):
+        return f"{words}: {ending.error} (code: {code})"
+    killed = str(ending.killed or "none")
+    return f"{words}: every process of it is dead, {killed} had to be killed (code: {code})"
 
 
 def _processes(count: int) -> str:

@@ -9,7 +9,7 @@ import httpx
 
 from q9gent.client import _protocol as protocol
 from q9gent.client._base import BaseClient, BaseRun, not_in_time, report_cleanup
-from q9gent.client._errors import ClientError
+from q9gent.client._errors import ClientError, RunNotFound, StreamBroken
 from q9gent.client._types import Health, Result, RunInfo, Session, Termination
 
 if TYPE_CHECKING:
@@ -116,8 +116,9 @@ class AsyncRun(BaseRun):
     ended needs no request.
 
     Cancellation: leaving is shielded from it (under asyncio: from the one that is on its way), and takes
-    15 s for the termination and 2 s for the stream at most. Cancelled while it is being entered, the
-    connection is closed, which ends what the server may have started.
+    30 s for the termination and 2 s for the stream at most. If the server lists the run no more, the rest of
+    its stream is read for what survived it, 5 s long. Cancelled while it is being entered, the connection is
+    closed, which ends what the server may have started.
     """
 
     def __init__(
@@ -158,11 +159,12 @@ class AsyncRun(BaseRun):
     ) -> None:
         assert self._response is not None
         try:
+            failure = self._unread_failure()
             if self.ending is None:
-                failure: ClientError | None = not_in_time(self.run_id)
+                failure = not_in_time(self.run_id)
                 with anyio.move_on_after(protocol.CLEANUP_SECONDS, shield=True):
                     failure = await self._terminate()
-                report_cleanup(failure, error)
+            report_cleanup(failure, error)
         finally:
             with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                 await self._drain()
@@ -175,7 +177,7 @@ class AsyncRun(BaseRun):
         try:
             async for _chunk in self._chunks:
                 pass
-        except (httpx.RequestError, httpx.StreamError):
+        except (httpx.RequestError, RuntimeError):  # the latter is httpx's, or another task reads it
             return
 
     def __aiter__(self) -> Self:
@@ -195,7 +197,7 @@ class AsyncRun(BaseRun):
             try:
                 chunk = await anext(self._chunks)
             except (StopAsyncIteration, httpx.RequestError) as error:
-                if self.ending is not None:
+                if self._was_read:
                     raise StopAsyncIteration from None
                 raise self._broken(None if isinstance(error, StopAsyncIteration) else error) from error
             self._feed(chunk)
@@ -223,7 +225,7 @@ class AsyncRun(BaseRun):
         Cancellation: the server ends the run all the same, only nobody waits for it.
 
         Raises:
-            RunNotFound: It has ended.
+            RunNotFound: It has ended; its terminal event tells how.
             SurvivorsLeft: Something could not be killed.
             ClientError: See ``q9gent.client._errors``.
         """
@@ -234,6 +236,26 @@ class AsyncRun(BaseRun):
     async def _terminate(self) -> ClientError | None:
         try:
             await self.terminate()
+        except RunNotFound:
+            return await self._read_rest()
         except ClientError as error:
             return error
+        except RuntimeError:  # httpx's; closing the client ends the run as well, and waits for nothing
+            if not self._http.is_closed:
+                raise
         return None
+
+    async def _read_rest(self) -> ClientError | None:
+        assert self._chunks is not None
+        why = f"its stream did not tell within {protocol.REST_SECONDS:g} s"
+        try:
+            with anyio.move_on_after(protocol.REST_SECONDS):
+                while self.ending is None:
+                    self._pass_over(await anext(self._chunks))
+        except StopAsyncIteration:
+            why = "its stream ended without a terminal event"
+        except (httpx.RequestError, httpx.StreamError, StreamBroken) as error:
+            why = protocol.reason_of(error)
+        except RuntimeError:  # a generator's
+            why = "another task reads its stream"
+        return self._rest_failure(why)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from q9gent.client._errors import (
     ClientError,
     RunFailed,
-    RunNotFound,
     ServerUnreachable,
     StreamBroken,
+    SurvivorsLeft,
     TurnFailed,
     UnexpectedAnswer,
 )
 from q9gent.client._protocol import (
     CLEANUP_SECONDS,
+    REST_BYTES,
     RUN_ID_HEADER,
     make_error,
     message_body,
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     import httpx
 
 _RunT = TypeVar("_RunT", bound="BaseRun")
+
+CONTAINMENT_LOST = "Process execution failed: containment was lost: "
+"""How the text of a terminal event begins, if nobody can say what of the run lives."""
 
 
 class BaseClient(Generic[_RunT]):
@@ -111,6 +115,7 @@ class BaseRun:
         self._decoder = EventDecoder()
         self._events: deque[Event] = deque()
         self._message: dict[str, Any] | None = None
+        self._passed_over = 0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.run_id or 'not started'} {self.ending or 'live'}>"
@@ -155,9 +160,44 @@ class BaseRun:
                 self._message = message
         return event
 
+    @property
+    def _was_read(self) -> bool:
+        """Whether the stream was read to its terminal event, and nothing of it passed over."""
+        return self.ending is not None and not self._passed_over
+
     def _broken(self, error: Exception | None) -> StreamBroken:
+        if self._passed_over:
+            return StreamBroken(f"the rest of the stream of run {self.run_id} was dropped on leaving it")
         why = f": {reason_of(error)}" if error else ""
         return StreamBroken(f"the stream of run {self.run_id} ended without a terminal event{why}")
+
+    def _pass_over(self, chunk: bytes) -> None:
+        """Take what nobody will be given: of the rest of a stream, the terminal event alone is wanted.
+
+        Raises:
+            StreamBroken: It is not the rest of one.
+        """
+        self._passed_over += len(chunk)
+        if self._passed_over > REST_BYTES:
+            raise StreamBroken(f"more than {REST_BYTES} bytes are left of the stream of run {self.run_id}")
+        self._feed(chunk)
+        self._events.clear()
+
+    def _unread_failure(self) -> ClientError | None:
+        """Return what a terminal event that nobody was given tells of processes that may live."""
+        return survivors_of(self.ending) if self.ending is not None and self._events else None
+
+    def _rest_failure(self, why: str) -> ClientError | None:
+        """Return what the rest of the stream has told of a run that the server lists no more.
+
+        Args:
+            why: Should it have told nothing: why.
+        """
+        if self.ending is not None:
+            return survivors_of(self.ending)
+        return StreamBroken(
+            f"run {self.run_id} has ended, and whether all of its processes are dead is not known: {why}"
+        )
 
     def _make_result(self) -> Result:
         self.raise_for_failure()
@@ -170,11 +210,19 @@ class BaseRun:
 
 def report_cleanup(failure: ClientError | None, in_flight: BaseException | None) -> None:
     """Tell that a run may not be dead: as a note where another exception is on its way already."""
-    if failure is None or isinstance(failure, RunNotFound):  # it has ended: nothing of it lives
+    if failure is None:
         return
     if in_flight is None:
         raise failure
     in_flight.add_note(f"terminating the run: {failure}")
+
+
+def survivors_of(ending: Completed | Failed) -> SurvivorsLeft | None:
+    """Return what ``POST /terminate`` would have answered, if processes may have survived this ending."""
+    if isinstance(ending, Failed) and (ending.survivors or ending.error.startswith(CONTAINMENT_LOST)):
+        pids = list(ending.survivors) if ending.survivors else None
+        return SurvivorsLeft(ending.error, status=500, facts={"survivors": pids})
+    return None
 
 
 def not_in_time(run_id: str) -> ServerUnreachable:

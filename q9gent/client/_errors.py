@@ -53,7 +53,8 @@ class UnexpectedAnswer(ClientError):
 class StreamBroken(ClientError):
     """The stream ended without a terminal event: the connection or the server is gone.
 
-    The server ends a run whose client is gone.
+    The server ends a run whose client is gone. On leaving a run's context: the run has ended, but the rest of
+    its stream could not be read, which tells whether all of its processes are dead.
     """
 
 
@@ -91,7 +92,10 @@ class SessionNotFound(RequestFailed):
 
 
 class RunNotFound(RequestFailed):
-    """No live run has this id: there is nothing to terminate."""
+    """No live run has this id: there is nothing to terminate.
+
+    What may have survived a run that has ended, its terminal event tells, and nothing else.
+    """
 
 
 class BodyTimeout(RequestFailed):
@@ -123,7 +127,9 @@ class SessionStoreFailed(RequestFailed):
 
 
 class SurvivorsLeft(RequestFailed):
-    """Processes of the run could not be killed, and may live.
+    """Processes of the run could not be killed, and may live: the answer of ``POST /terminate``.
+
+    On leaving a run's context also what a terminal event says that was not read, as if it were that answer.
 
     Attributes:
         survivors: Their pids; ``None`` if they cannot be known.

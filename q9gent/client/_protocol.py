@@ -23,9 +23,17 @@ URL_VARIABLE = "Q9GENT_URL"
 DEFAULT_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 """A read of 60 s is four heartbeats: a silence that is longer is a broken connection."""
 
-CLEANUP_SECONDS = 15.0
-"""How long leaving a run's context waits for its death: by default the server takes 2 s of grace and 10 s
-of killing at most."""
+CLEANUP_SECONDS = 30.0
+"""How long leaving a run's context waits for its death. A server with default settings answers within 26 s
+at worst: 2 s of grace, 10 s of killing, 3 s for a supervisor that does not answer, 10 s of killing without
+it, 1 s for the exit status. Given up sooner, its word on what survived would be lost."""
+
+REST_SECONDS = 5.0
+"""For what is left of the stream of a run that has ended: nothing new is added to it, and locally that is
+hundreds of megabytes."""
+
+REST_BYTES = 1024 * 1024 * 1024
+"""As much as a server keeps for a slow client by default; what sends more is not at its end."""
 
 RUN_ID_HEADER = "x-q9gent-run-id"
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
 from q9gent.client import _protocol as protocol
 from q9gent.client._base import BaseClient, BaseRun, report_cleanup
-from q9gent.client._errors import ClientError
+from q9gent.client._errors import ClientError, RunNotFound, StreamBroken
 from q9gent.client._types import Health, Result, RunInfo, Session, Termination
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ class Run(BaseRun):
 
     Leaving the context ends the run if it has not ended: the server is asked to terminate it, and answers
     when every process of it is dead; then the stream is closed, which would end it as well. That holds for
-    exceptions and ^C too, and takes at most about 15 s. A run that has ended needs no request.
+    exceptions and ^C too, and takes at most about 30 s. A run that has ended needs no request. If the server
+    lists it no more, the rest of its stream is read for what survived it, 5 s long, and a silence at its end
+    may take as long as the client's ``timeout`` for reads allows.
     """
 
     def __init__(
@@ -145,8 +148,7 @@ class Run(BaseRun):
     ) -> None:
         assert self._response is not None
         try:
-            if self.ending is None:
-                report_cleanup(self._terminate(), error)
+            report_cleanup(self._terminate() if self.ending is None else self._unread_failure(), error)
         finally:
             self._chunks = iter(())
             self._response.close()
@@ -166,7 +168,7 @@ class Run(BaseRun):
             try:
                 chunk = next(self._chunks)
             except (StopIteration, httpx.RequestError) as error:
-                if self.ending is not None:
+                if self._was_read:
                     raise StopIteration from None
                 raise self._broken(None if isinstance(error, StopIteration) else error) from error
             self._feed(chunk)
@@ -192,7 +194,7 @@ class Run(BaseRun):
         """End the run, and return once every process of it is dead; another thread may call it.
 
         Raises:
-            RunNotFound: It has ended.
+            RunNotFound: It has ended; its terminal event tells how.
             SurvivorsLeft: Something could not be killed.
             ClientError: See ``q9gent.client._errors``.
         """
@@ -206,6 +208,25 @@ class Run(BaseRun):
             with protocol.translated(str(self._http.base_url)):
                 response = self._http.post(protocol.path_to("terminate", self.run_id), timeout=timeout)
             protocol.decode_answer(response, Termination)
+        except RunNotFound:
+            return self._read_rest()
         except ClientError as error:
             return error
+        except RuntimeError:  # httpx's; closing the client ends the run as well, and waits for nothing
+            if not self._http.is_closed:
+                raise
         return None
+
+    def _read_rest(self) -> ClientError | None:
+        why = f"its stream did not tell within {protocol.REST_SECONDS:g} s"
+        give_up_at = time.monotonic() + protocol.REST_SECONDS
+        try:
+            while self.ending is None and time.monotonic() < give_up_at:
+                self._pass_over(next(self._chunks))
+        except StopIteration:
+            why = "its stream ended without a terminal event"
+        except ValueError:  # a generator's
+            why = "another thread reads its stream"
+        except (httpx.RequestError, httpx.StreamError, StreamBroken) as error:
+            why = protocol.reason_of(error)
+        return self._rest_failure(why)

@@ -11,18 +11,19 @@ import pytest
 from terminal_program import TerminalProgram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from server_process import LiveServer
 
 Q9GENT = (sys.executable, "-m", "q9gent")
 SECONDS = 60.0
+CHANGING = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "PYTHONUNBUFFERED")
 
 
 def environment(server: LiveServer | None) -> dict[str, str]:
     """The tester's own, less what would change the output, and where the server is."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("Q9GENT_", "NO_COLOR"))}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("Q9GENT_", *CHANGING))}
     address = {} if server is None else {"Q9GENT_URL": f"http://{server.host}:{server.port}"}
     return {**own, "PYTHONUTF8": "1", **address}
 
@@ -53,13 +54,13 @@ def q9gent(shared: LiveServer) -> Callable[..., subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def start(shared: LiveServer) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a command in pipes."""
+    """Start a command in pipes; `program` is one that stands for q9gent."""
     started: list[subprocess.Popen[str]] = []
 
-    def popen(*arguments: str) -> subprocess.Popen[str]:
+    def popen(*arguments: str, program: Sequence[str] = Q9GENT) -> subprocess.Popen[str]:
         started.append(
             subprocess.Popen(
-                [*Q9GENT, *arguments],
+                [*program, *arguments],
                 env=environment(shared),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -344,3 +344,21 @@ def test_a_cancelled_loop_leaves_no_run(shared: LiveServer) -> None:
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(work())
     assert wait_for(lambda: shared.client.get("/runs").json()["runs"], lambda runs: not runs, SECONDS) == []
+
+
+def test_a_client_that_is_closed_inside_a_run_hides_no_exception(loop: Any, shared: LiveServer) -> None:
+    """The caller's own arrives, and without one none does: whoever closes the client has ended its runs."""
+
+    async def work() -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with connect(shared) as client, client.spawn("!wait") as run:
+                await wait_until_waiting(run, shared)
+                await client.aclose()
+                _ = 1 / 0
+        async with connect(shared) as client, client.spawn("!wait") as run:
+            await wait_until_waiting(run, shared)
+            await client.aclose()
+        async with connect(shared) as client:
+            await until_runs_are(client, 0)
+
+    loop(work)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from process_scan import Found
     from server_process import LiveServer
 
-    from q9gent.client import Run
+    from q9gent.client import Event, Run
 
 STUBBORN = "!ignore-term\n!child daemon\n!wait"
 SECONDS = 30.0
@@ -255,9 +255,11 @@ def test_a_stream_without_an_ending_is_broken(stream: Stream) -> None:
     transport = Scripted(
         stream, terminate=lambda: httpx.Response(404, json={"error": "No running process for: r1"})
     )
-    seen = []
+    seen: list[Event] = []
     with Client(transport=transport) as client, pytest.raises(StreamBroken), client.spawn("x") as run:
-        seen += list(iter(run.__next__, None))
+        for event in run:
+            seen.append(event)  # noqa: PERF402 (what came before it broke)
+    assert seen == [Output(data="x")]
     assert transport.asked == ["POST /spawn", "POST /terminate/r1"]
     assert stream.closed
 
@@ -435,4 +437,20 @@ def test_a_client_that_is_closed_leaves_no_run(shared: LiveServer) -> None:
     run.__enter__()
     wait_until_waiting(run)
     client.close()
+    assert wait_for(lambda: shared.client.get("/runs").json()["runs"], lambda runs: not runs, SECONDS) == []
+
+
+def test_a_client_that_is_closed_inside_a_run_hides_no_exception(shared: LiveServer) -> None:
+    """The caller's own arrives, and without one none does: whoever closes the client has ended its runs."""
+    with (
+        pytest.raises(ZeroDivisionError),
+        Client(f"http://{shared.host}:{shared.port}") as client,
+        client.spawn("!wait") as run,
+    ):
+        wait_until_waiting(run)
+        client.close()
+        _ = 1 / 0
+    with Client(f"http://{shared.host}:{shared.port}") as client, client.spawn("!wait") as run:
+        wait_until_waiting(run)
+        client.close()
     assert wait_for(lambda: shared.client.get("/runs").json()["runs"], lambda runs: not runs, SECONDS) == []

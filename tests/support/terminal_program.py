@@ -29,7 +29,7 @@ class TerminalProgram:
         self.process = subprocess.Popen(
             ["setsid", "--ctty", *argv],
             cwd=folder,
-            env={"TERM": "xterm-256color", **environment},
+            env={**environment, "TERM": "xterm-256color"},  # the pty's, and not the tester's
             stdin=inner,
             stdout=inner,
             stderr=inner,
