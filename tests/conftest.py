@@ -36,8 +36,9 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
         return server
 
     yield start
-    for server in servers:
-        server.close()
+    with ExitStack() as stack:  # all of them, whatever one of them has to say
+        for server in servers:
+            stack.callback(server.close)
 
 
 @pytest.fixture

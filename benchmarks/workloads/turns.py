@@ -25,7 +25,9 @@ def turns(contestant: Contestant, tools: Tools, *, clients: int) -> dict[str, fl
         after = server.cpu()
     good = [turn for turn in done if turn.why == "ok" and turn.events == 1]
     begin = min(turn.start for turn in done) + int(warm * 1e9)
-    until = math.inf if tools.quick else begin + seconds * 1e9  # quick figures only have to be there
+    until = begin + seconds * 1e9
+    if tools.quick:  # its figures only have to be there
+        begin, until = 0, math.inf
     counted = [turn.seconds * 1e3 for turn in good if begin <= turn.end < until]
     if not counted:
         raise BrokenRun(f"no turn succeeded: {done[0].why}")

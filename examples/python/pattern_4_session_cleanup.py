@@ -11,5 +11,5 @@ if answer.status_code == 200:
     print(answer.json()["code"], answer.json()["killed"])
 elif answer.status_code == 404:
     print("no turn was live")
-httpx.delete(f"{SERVER}/sessions/{session_id}").raise_for_status()
+httpx.delete(f"{SERVER}/sessions/{session_id}", timeout=30).raise_for_status()
 run.close()

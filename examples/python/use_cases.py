@@ -40,17 +40,17 @@ def system_prompt():
 
 def health():
     """Use case 6: does the server answer?"""
-    print(httpx.get(f"{SERVER}/health").raise_for_status().json())
+    print(httpx.get(f"{SERVER}/health", timeout=30).raise_for_status().json())
 
 
 def sessions_and_runs():
     """Use case 7: what is stored, what runs, and the end of it."""
     run = turn("/spawn", agent_type="reviewer", prompt="Review the whole code base", create_session=True)
     session_id = next(run)["session_id"]
-    print(len(httpx.get(f"{SERVER}/sessions").json()["sessions"]), "stored")
-    print(len(httpx.get(f"{SERVER}/runs").json()["runs"]), "live")
+    print(len(httpx.get(f"{SERVER}/sessions", timeout=30).json()["sessions"]), "stored")
+    print(len(httpx.get(f"{SERVER}/runs", timeout=30).json()["runs"]), "live")
     print(httpx.post(f"{SERVER}/terminate/{session_id}", timeout=30).json())
-    print(httpx.delete(f"{SERVER}/sessions/{session_id}").json())
+    print(httpx.delete(f"{SERVER}/sessions/{session_id}", timeout=30).json())
     run.close()
 
 

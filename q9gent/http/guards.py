@@ -61,7 +61,7 @@ def check_host(host: str | None, *, loopback_only: bool, allowed: tuple[str, ...
     if not host:
         return
     match = _HOST.match(host)
-    if match is None:
+    if match is None or not _is_host(match[1]):
         raise InvalidRequest("The Host header is not a host")
     if not loopback_only or "*" in allowed:
         return
@@ -69,6 +69,17 @@ def check_host(host: str | None, *, loopback_only: bool, allowed: tuple[str, ...
     names = {entry.lower() for entry in allowed}
     if not (is_loopback(name) or name in names or host.lower() in names):
         raise MisdirectedRequest(host)
+
+
+def _is_host(name: str) -> bool:
+    """Tell whether what stands in brackets, if anything does, is an IPv6 address (RFC 3986, 3.2.2)."""
+    if not name.startswith("["):
+        return True
+    try:
+        ipaddress.IPv6Address(name[1:-1])
+    except ValueError:
+        return False
+    return True
 
 
 def path_of_target(target: str) -> str:

@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,7 +28,7 @@ from benchmarks.report import table
 from benchmarks.results import Results
 from benchmarks.servers import BrokenRun, Contestant, Server, Tools
 from benchmarks.targets import Target
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import WORKLOADS, streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -169,6 +170,38 @@ def test_broken_runs_give_no_figure(turns: list[Turn]) -> None:
     check([Turn(0, 1, 2, 10, 100, 200, "ok")], 10, 1, server)
     with pytest.raises(BrokenRun):
         check(turns, 10, 1, server)
+
+
+class Late:
+    """A client at work on streams that were over before they were looked at."""
+
+    def wait_ready(self) -> None:
+        """They had begun."""
+
+    def turns(self) -> list[Turn]:
+        return []
+
+    def stamps(self) -> list[tuple[int, int]]:
+        return [(0, 1_000_000)]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_window_without_events_is_forgiven_a_quick_run_alone(
+    monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    """It shows that the benchmarks work, also where the system holds a process for seconds."""
+    server = Server(Contestant("fake", ()), os.getpid(), 0, "", os.devnull)
+    tools = Tools("", "", "", quick=quick)
+    monkeypatch.setattr(streams, "started", lambda *_: nullcontext(server))
+    monkeypatch.setattr(streams, "loading", lambda *_, **__: nullcontext(Late()))
+    monkeypatch.setattr(streams, "warm_up", lambda *_: None)
+    monkeypatch.setattr(streams, "check", lambda *_: None)
+    monkeypatch.setattr(streams, "time", SimpleNamespace(sleep=lambda _: None))
+    if quick:
+        assert streams.live(server.contestant, tools, streams=20)["latency_p99_ms"] == 1
+    else:
+        with pytest.raises(BrokenRun, match="0 events came"):
+            streams.live(server.contestant, tools, streams=20)
 
 
 def test_ratios_are_taken_within_a_round() -> None:

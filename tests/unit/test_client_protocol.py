@@ -7,6 +7,7 @@ import inspect
 import httpx
 import msgspec
 import pytest
+import trio
 
 from q9gent import client, errors
 from q9gent.client import _errors, _protocol
@@ -48,14 +49,14 @@ def test_every_error_of_the_server_is_tried_below() -> None:
 @pytest.mark.parametrize("error", SERVERS, ids=lambda error: type(error).__name__)
 def test_an_error_of_the_server_is_its_namesake(error: errors.Q9gentError) -> None:
     """With its status, its text, its facts."""
-    content = msgspec.json.encode({"error": str(error), **error.facts})
-    told = _protocol.make_error(answer(error.status, content, error.headers))
+    sent = problem_response(error)
+    content = trio.run(sent.get_data)
+    told = _protocol.make_error(answer(sent.status_code, content, dict(sent.headers)))
     assert isinstance(told, client.RequestFailed)
     assert type(told).__name__ == type(error).__name__
     assert (told.status, told.message, str(told)) == (error.status, str(error), str(error))
     assert told.facts == error.facts
     assert told.retry_after_seconds == (int(error.headers["retry-after"]) if error.headers else None)
-    assert problem_response  # the answer that this one imitates
 
 
 def test_survivors_are_pids_or_not_known() -> None:

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -14,14 +15,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import click
 import msgspec
 import pytest
+from hypercorn.config import Config
 
 import q9gent
 from q9gent import client, errors
 from q9gent.cli import cli
+from q9gent.cli.limits import RUN_BYTES, RUN_DESCRIPTORS
 from q9gent.client._protocol import URL_VARIABLE
+from q9gent.command import ARGUMENT_BYTES
+from q9gent.containment.protocol import KILL_TIMEOUT_SECONDS
 from q9gent.ending import CAUSES
 from q9gent.http.app import create_app
+from q9gent.http.connection import HANDSHAKE_SECONDS
+from q9gent.http.http1 import READ_AHEAD_BYTES
+from q9gent.http.serve import BACKLOG
 from q9gent.metrics import Metrics
+from q9gent.output.pump import STDERR_LINE_BYTES, STDERR_LOG_BYTES
+from q9gent.output.spool import SEGMENTS
+from q9gent.sessions.files import SESSION_BYTES
 from q9gent.settings import ENVIRONMENT_PREFIX, GIB, KIB, MIB, Settings
 from q9gent.wire.events import Code, Completed, Event, Failed
 from q9gent.wire.requests import MessageRequest, SpawnRequest, decode_request
@@ -219,6 +230,77 @@ def test_mentioned_variables_exist() -> None:
     ours = {ENVIRONMENT_PREFIX + field.upper() for field in Settings.__struct_fields__} | {URL_VARIABLE}
     found = {(name, variable) for name in PAGES for variable in VARIABLE.findall(page(name))}
     assert [pair for pair in sorted(found) if pair[1] not in ours] == []
+
+
+# Limits.
+
+UNITS = {"": 1, "MB": 10**6, "KiB": KIB, "MiB": MIB, "GiB": GIB}
+
+FIXED_LIMITS: dict[str, list[float]] = {
+    "killing": [KILL_TIMEOUT_SECONDS],
+    "headers": [Config().h11_max_incomplete_size],
+    "bytes behind a request": [READ_AHEAD_BYTES],
+    "TLS handshake": [HANDSHAKE_SECONDS],
+    "one argument": [ARGUMENT_BYTES],
+    "standard error": [STDERR_LOG_BYTES, STDERR_LINE_BYTES],
+    "a session file": [SESSION_BYTES],
+}
+"""What the table of limits has beside the settings, as the code has it."""
+
+
+def quantities(text: str) -> list[float]:
+    """The numbers of a text; sizes in bytes, whatever their unit."""
+    found = re.findall(rf"(\d[\d,]*(?:\.\d+)?)(?: ({'|'.join(filter(None, UNITS))})\b)?", text)
+    return [float(number.replace(",", "")) * UNITS[unit] for number, unit in found]
+
+
+def test_every_limit_is_the_codes_own() -> None:
+    """The table has each setting that is a number with its default, and each fixed limit with its constant."""
+    expected = dict(FIXED_LIMITS)
+    for field in msgspec.structs.fields(Settings):
+        kind, _metas = plain_type(field.type)
+        if kind in {int, float} and field.name != "port":
+            flag = f"`--{field.name.replace('_', '-')}`"
+            expected[flag] = [] if field.default is None else [field.default]
+    documented = {
+        cells[0]: quantities(cells[1])
+        for cells in rows(section("how-to/limits-and-sizing.md", "Every limit"))
+    }
+    assert documented == expected
+
+
+DEFAULT = Settings()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"the system's backlog ({BACKLOG:,})",
+        f"in {SEGMENTS} pieces",
+        f"up to {SEGMENTS + 1} more",
+        f"{RUN_DESCRIPTORS} a run",
+        f"one short turn | {RUN_BYTES // 10**6} MB",
+        f"(memory for agents) / ({RUN_BYTES // 10**6} MB",
+        f"The default of {DEFAULT.max_runs:,}",
+        f"`--queue-seconds` ({DEFAULT.queue_seconds:g} s)",
+        f"`--memory-bytes` ({DEFAULT.memory_bytes // MIB} MiB)",
+    ],
+)
+def test_numbers_in_the_text_on_limits_are_the_codes_own(words: str) -> None:
+    """Where a sentence names one."""
+    assert words in " ".join(page("how-to/limits-and-sizing.md").split())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of a pipe is set on Linux alone")
+def test_the_sizes_of_pipes_are_the_codes_own() -> None:
+    """For few runs, for more, for many; and for standard error."""
+    pipes = importlib.import_module("q9gent.containment.pipes")
+    text = section("how-to/limits-and-sizing.md", "Descriptors and processes")
+    (sentence,) = re.findall(r"Each run takes (.*?):", text, re.DOTALL)
+    few_have, few, more_have, more, many_have, standard_error = quantities(sentence)
+    assert [pipes.output_pipe_bytes(int(count)) for count in (few, few + 1)] == [few_have, more_have]
+    assert [pipes.output_pipe_bytes(int(count)) for count in (more, more + 1)] == [more_have, many_have]
+    assert standard_error == pipes.STDERR_PIPE_BYTES
 
 
 # The HTTP API.

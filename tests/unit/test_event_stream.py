@@ -6,6 +6,8 @@ import itertools
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from q9gent.wire.event_stream import EventDecoder, MalformedStream
 from q9gent.wire.events import (
@@ -24,6 +26,9 @@ EVENTS: list[Event] = [SessionCreated("s"), Output('{"a":"é🎯\u2028"}'), Outp
 STREAM = (
     HEARTBEAT + b"".join(map(encode_event, EVENTS[:2])) + HEARTBEAT + b"".join(map(encode_event, EVENTS[2:]))
 )
+PROXIED = STREAM.replace(b"\n", b"\r\n")
+
+both_line_ends = pytest.mark.parametrize("stream", [STREAM, PROXIED], ids=["as sent", "CRLF"])
 
 
 def decode(*chunks: bytes) -> list[Event]:
@@ -36,15 +41,26 @@ def test_a_whole_stream_is_its_events() -> None:
     assert decode(STREAM) == EVENTS
 
 
-def test_byte_by_byte_is_the_same() -> None:
+@both_line_ends
+def test_byte_by_byte_is_the_same(stream: bytes) -> None:
     """An event spans reads, and so does a character."""
-    assert decode(*(STREAM[index : index + 1] for index in range(len(STREAM)))) == EVENTS
+    assert decode(*(stream[index : index + 1] for index in range(len(stream)))) == EVENTS
 
 
-def test_any_cut_is_the_same() -> None:
+@both_line_ends
+def test_any_two_cuts_change_nothing(stream: bytes) -> None:
     """Wherever reads end."""
-    for first, second in itertools.combinations(range(0, len(STREAM) + 1, 3), 2):
-        assert decode(STREAM[:first], STREAM[first:second], STREAM[second:]) == EVENTS
+    for first, second in itertools.combinations(range(len(stream) + 1), 2):
+        assert decode(stream[:first], stream[first:second], stream[second:]) == EVENTS
+
+
+@given(st.lists(st.integers(0, len(PROXIED))).map(sorted), st.sampled_from([STREAM, PROXIED]))
+def test_any_number_of_cuts_changes_nothing(cuts: list[int], stream: bytes) -> None:
+    """Many reads, empty ones among them."""
+    assert (
+        decode(*(stream[first:last] for first, last in itertools.pairwise([0, *cuts, len(PROXIED)])))
+        == EVENTS
+    )
 
 
 def test_the_ending_is_kept_and_what_follows_ignored() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
 import subprocess
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,7 +31,7 @@ OTHER = "22222222-2222-4222-8222-222222222222"
 
 def call(method: Callable[..., Any], *args: object) -> Any:
     async def main() -> Any:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             return await method(*args)
 
     return trio.run(main)
@@ -230,22 +230,11 @@ def test_a_named_pipe_in_the_folder_does_not_hang_the_list(tmp_path: Path) -> No
     call(store.save, session())
     pipe = tmp_path / f"{OTHER}.json"
     os.mkfifo(pipe)
-    hung = threading.Event()
-
-    def open_other_end() -> None:
-        if not listed.wait(5):
-            hung.set()
-            os.close(os.open(pipe, os.O_WRONLY))  # lets the reader go, and the test end
-
-    listed = threading.Event()
-    rescue = threading.Thread(target=open_other_end)
-    rescue.start()
     try:
         assert call(store.list_all) == [session()]
     finally:
-        listed.set()
-        rescue.join()
-    assert not hung.is_set()
+        with contextlib.suppress(OSError):  # nobody reads, as it should be
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))  # lets go a thread that does
 
 
 CRASH = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from q9gent.errors import InvalidRequest, MisdirectedRequest
@@ -61,7 +61,25 @@ def test_an_allowed_name_is_answered(allowed: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["a b", "user@localhost", "localhost/x", "a,b", "[::1", "localhost:8x", "é", "localhost:123456"]
+    "host",
+    [
+        "a b",
+        "user@localhost",
+        "localhost/x",
+        "a,b",
+        "[::1",
+        "[::1.]",
+        "[127.0.0.1]",
+        "[127.0.0.1]:8080",
+        "[::1::]",
+        "[0::127.0.0.01]",
+        "[.]",
+        "[:]",
+        "[1]",
+        "localhost:8x",
+        "é",
+        "localhost:123456",
+    ],
 )
 def test_what_is_no_host_is_invalid(host: str) -> None:
     """Whatever the server is bound to."""
@@ -197,7 +215,14 @@ def test_an_allowed_name_allows_itself_and_no_other(
             check_host(host, loopback_only=True, allowed=allowed)
 
 
-@given(st.text(alphabet="localhst127.0:[]@/%#evi-_", max_size=24))
+WORDS = ["localhost", "127.0.0.1", "::1", "::ffff:127.0.0.1", "evil", "80", *"1:[]@/%#.-_"]
+
+
+@given(
+    st.text(alphabet="localhst127.0:[]@/%#evi-_", max_size=24) | st.lists(st.sampled_from(WORDS)).map("".join)
+)
+@example("[127.0.0.1]")
+@example("[::1.]")
 def test_what_is_answered_is_spelled_as_loopback(host: str) -> None:
     """Against Python's own reading of a URL with that host, under arbitrary text."""
     try:

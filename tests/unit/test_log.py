@@ -23,7 +23,8 @@ def _root_logger() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     yield
-    root.handlers, root.level = handlers, level
+    root.handlers = handlers
+    root.setLevel(level)  # which, unlike the attribute, forgets what each logger has remembered of it
 
 
 def test_a_json_line_carries_the_fields_and_the_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,7 +163,8 @@ def test_making_the_application_touches_no_handler_and_no_level() -> None:
     """Who embeds it has configured logging."""
     root = logging.getLogger()
     handler = logging.NullHandler()
-    root.handlers, root.level = [handler], logging.CRITICAL
+    root.handlers = [handler]
+    root.setLevel(logging.CRITICAL)
     create_app(Settings(simulate=True))
     assert root.handlers == [handler]
     assert root.level == logging.CRITICAL
@@ -175,7 +177,8 @@ def test_a_line_of_an_embedded_server_is_the_embedding_applications_to_format() 
     handler = logging.StreamHandler(written)
     handler.setFormatter(logging.Formatter("THEIRS %(name)s %(levelname)s %(message)s"))
     root = logging.getLogger()
-    root.handlers, root.level = [handler], logging.INFO
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
     get_logger("q9gent.x").warning("hello", text="a\nFORGED")
     (line,) = written.getvalue().splitlines()
     assert line.startswith("THEIRS q9gent.x WARNING ")

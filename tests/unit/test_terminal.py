@@ -13,6 +13,13 @@ from q9gent.cli.transcript import Piece
 EVIL = "\x1b]0;name\x07\x1b[2J\x9b1mred\x7f\x00\u202eleft"
 
 
+@pytest.fixture(autouse=True)
+def _ordinary_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the tester's own, whatever that can or wants."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+
 class Tty(io.StringIO):
     """A terminal, as far as `isatty` goes."""
 
