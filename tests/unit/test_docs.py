@@ -30,10 +30,11 @@ from q9gent.http.connection import HANDSHAKE_SECONDS
 from q9gent.http.http1 import READ_AHEAD_BYTES
 from q9gent.http.serve import BACKLOG
 from q9gent.metrics import Metrics
-from q9gent.output.pump import STDERR_LINE_BYTES, STDERR_LOG_BYTES
+from q9gent.output.pump import LEFT_BYTES, STDERR_LINE_BYTES, STDERR_LOG_BYTES
 from q9gent.output.spool import SEGMENTS
 from q9gent.sessions.files import SESSION_BYTES
 from q9gent.settings import ENVIRONMENT_PREFIX, GIB, KIB, MIB, Settings
+from q9gent.threads import DISK_SECONDS
 from q9gent.wire.events import Code, Completed, Event, Failed
 from q9gent.wire.requests import MessageRequest, SpawnRequest, decode_request
 
@@ -243,6 +244,8 @@ FIXED_LIMITS: dict[str, list[float]] = {
     "TLS handshake": [HANDSHAKE_SECONDS],
     "one argument": [ARGUMENT_BYTES],
     "standard error": [STDERR_LOG_BYTES, STDERR_LINE_BYTES],
+    "output of a dead run": [LEFT_BYTES],
+    "a disk that does not answer": [DISK_SECONDS],
     "a session file": [SESSION_BYTES],
 }
 """What the table of limits has beside the settings, as the code has it."""
