@@ -249,12 +249,14 @@ def spawn(mode: str, count: int, session: str, handshake: int) -> Callable[[], o
 
     argv = [PYTHON, "-I", "-S", __file__, "--descend", mode, str(count), session]
     apart = sys.platform == "win32" and mode not in {"plain", "hold-stdout", "deep"}
+    # Without that one variable no Python starts on Windows.
+    scrubbed = {name: value for name, value in os.environ.items() if name.upper() == "SYSTEMROOT"}
     return Popen(
         argv,
         stdin=DEVNULL,
         stdout=None if mode == "hold-stdout" else DEVNULL,
         stderr=handshake,
-        env={} if sys.platform != "win32" and mode == "scrubbed" else None,
+        env=scrubbed if mode == "scrubbed" else None,
         creationflags=0x208 if apart else 0,  # DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP
     ).wait
 
