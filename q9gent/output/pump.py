@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 READ_BYTES = 64 * 1024
 """One read: what a default pipe holds. Larger reads gained nothing."""
 
-LEFT_BYTES = 16 * 1024 * 1024
-"""The most that is read once the tree is dead. Its pipe holds 256 KiB, or what the run has made of it, by
-default 1 MiB at most (pipe(7)); more can only come from a writer outside the tree, and has no end."""
+LEFT_BYTES = 2 * 1024 * 1024
+"""The most that is read once the tree is dead: twice what a run without privileges can make of its pipe,
+which has 256 KiB (pipe-max-size, pipe(7)). More comes from a writer outside the tree, and has no end."""
 
 STDERR_LINE_BYTES = 8 * 1024
 """A longer line of stderr is cut in the log."""

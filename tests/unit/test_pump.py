@@ -261,7 +261,7 @@ def test_who_writes_on_after_the_run_stops_nobody(
     async def main() -> None:
         tree, outbox, others = Tree(), Outbox(1 << 20, Spool(0, None)), 0
         outbox.discard()  # the client is gone as well: nothing slows the reading down
-        flood = b"y\n" * 32768
+        flood = (b"y" * 1023 + b"\n") * 64
         for pipe in (tree.stdout, tree.stderr):
             pipe.receive_nowait = lambda max_bytes: flood[:max_bytes]  # type: ignore[method-assign]
         options = {"outbox": outbox, "line_bytes": 1 << 20} if kind is StdoutPump else {}
@@ -281,7 +281,7 @@ def test_who_writes_on_after_the_run_stops_nobody(
                 nursery.cancel_scope.cancel()
         assert others > 10
         if isinstance(pump, StdoutPump):
-            assert 1 << 20 <= pump.bytes <= 1 << 25
+            assert 1 << 20 <= pump.bytes <= 1 << 22
 
     with caplog.at_level(logging.WARNING, "q9gent.run"):
         trio.run(main)
