@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import http.client
 import json
+import os
 import socket
 import struct
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
-from process_scan import GONE_SECONDS, Found, everyone, marked, wait_for
+from process_scan import GONE_SECONDS, Found, everyone, wait_for
+from server_process import belonging
 from sse_events import Event, events
 
 if TYPE_CHECKING:
@@ -99,9 +101,8 @@ class Desk:
 
     def __init__(self, server: LiveServer) -> None:
         self._server = server
-        self.sessions: set[str] = (
-            set()
-        )  # by which a run's processes are known that scrubbed their environment
+        self._folder = os.readlink(f"/proc/{server.process.pid}/cwd")  # which its runs inherit
+        self.sessions: set[str] = set()  # which a run's processes have on their command lines
 
     def spawn(self, prompt: str, **fields: object) -> Caller:
         """Ask for a run."""
@@ -137,13 +138,10 @@ class Desk:
 
     def agents(self) -> list[Found]:
         """The agents and all that they started, zombies left out, by the process table."""
-        found = [one for one in marked(self._server.token) if "simulator.py" in one.command]
-        pids = {one.pid for one in found}
-        return found + [
-            one
-            for one in everyone()
-            if one.pid not in pids and any(session in one.command for session in self.sessions)
-        ]
+        found = [one for one in belonging(self._server.token, self._folder) if "simulator.py" in one.command]
+        found += [one for one in everyone() if any(session in one.command for session in self.sessions)]
+        server = self._server.process.pid  # which may name the simulator as its `--claude-path`
+        return list({one.pid: one for one in found if one.pid != server}.values())
 
     def assert_no_agents(self, seconds: float = GONE_SECONDS) -> None:
         """Prove that none is left by then."""

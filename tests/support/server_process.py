@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 from ordinary_lane import COMMAND
-from process_scan import GONE_SECONDS, Found, descendants, marked, still_alive, wait_for
+from process_scan import GONE_SECONDS, Found, descendants, everyone, marked, still_alive, wait_for
 from sse_events import Event, events, whole
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ LISTENING = re.compile(r"Server listening on (?:\S+, )*http://(?P<host>[^:/]+):(
 
 
 class LiveServer:
-    """One server and everything it starts, all carrying `token` in environment or command line."""
+    """One server and everything it starts, carrying `token` or working in a folder that no other has."""
 
     def __init__(self, folder: str, *options: str, environment: dict[str, str] | None = None) -> None:
         """Start it in `folder`, with further command-line options and environment variables."""
@@ -168,8 +168,8 @@ class LiveServer:
         return left
 
     def _remaining(self) -> list[Found]:
-        found = {process.pid: process for process in still_alive(self._seen)}
-        return list({**found, **{process.pid: process for process in marked(self.token)}}.values())
+        found = [*still_alive(self._seen), *belonging(self.token, self.work_folder)]
+        return list({process.pid: process for process in found}.values())
 
     def _read_lines(self) -> None:
         assert self.process.stdout is not None
@@ -192,6 +192,21 @@ class LiveServer:
             if found is not None:
                 return found["host"], int(found["port"])
             found = LISTENING.search(line)
+
+
+def belonging(token: str, folder: str) -> list[Found]:
+    """The processes that carry `token`, or work in `folder`, which a run's do that scrub all else."""
+    folder = os.path.realpath(folder)
+    at_home = [process for process in everyone() if _works_in(process.pid, folder)]
+    return list({process.pid: process for process in (*marked(token), *at_home)}.values())
+
+
+def _works_in(pid: int, folder: str) -> bool:
+    try:
+        place = os.readlink(f"/proc/{pid}/cwd")
+    except OSError:  # gone, or a zombie, which works nowhere
+        return False
+    return f"{place.removesuffix(' (deleted)')}/".startswith(f"{folder}/")
 
 
 def _environment(*, folder: str, token: str) -> dict[str, str]:
