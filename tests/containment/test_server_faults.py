@@ -55,6 +55,10 @@ LINUX = getattr(pytest, "HIDDEN_PARAM", "linux")
 """Its id: none, where pytest can hide it, as in the names of the tests that have one strategy."""
 
 
+supervised = pytest.mark.parametrize("containment", [pytest.param("linux", id=LINUX)], indirect=True)
+"""For what `posix` is too slow for with many runs at once: for each it reads the whole process table."""
+
+
 @pytest.fixture(params=[pytest.param("linux", id=LINUX), "posix"])
 def containment(request: pytest.FixtureRequest) -> str:
     """Each strategy that Linux has."""
@@ -326,6 +330,7 @@ def _wakings(pid: int) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt_switches"))
 
 
+@supervised
 @pytest.mark.timeout(240)
 def test_fifty_runs_are_dead_when_the_server_has_exited(
     start_server: Callable[..., LiveServer], containment: str, tree: str
@@ -571,6 +576,7 @@ def test_client_goes_mid_line(each_steady: LiveServer, tree: str, how: str) -> N
         desk.assert_no_agents()
 
 
+@supervised
 @pytest.mark.timeout(240)
 def test_hundred_clients_go_at_once(each_steady: LiveServer) -> None:
     """A hundred clients that go in one moment, some in the midst of their starts, leave nothing."""
@@ -584,6 +590,7 @@ def test_hundred_clients_go_at_once(each_steady: LiveServer) -> None:
     desk.assert_serves()
 
 
+@supervised
 def test_client_that_stops_reading(
     start_server: Callable[..., LiveServer], containment: str, tree: str
 ) -> None:
