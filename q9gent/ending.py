@@ -13,7 +13,7 @@ import signal
 import msgspec
 
 from q9gent.containment.protocol import Death, ExitStatus
-from q9gent.wire.events import Code, Completed, Failed
+from q9gent.wire.events import CONTAINMENT_LOST, FAILED, Code, Completed, Failed
 
 CAUSES: dict[Code, str] = {
     "terminated": "terminated on request",
@@ -78,7 +78,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
         if self.code is None:
             return Completed(duration_ms=self.duration_ms, killed=killed)
         return Failed(
-            error=f"Process execution failed: {self._reason()}",
+            error=FAILED + self._reason(),
             code=self.code,
             duration_ms=self.duration_ms,
             killed=killed,
@@ -89,7 +89,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
     def _reason(self) -> str:
         if self.death is None:
-            return "containment was lost: whether any of its processes lives is not known"
+            return f"{CONTAINMENT_LOST}whether any of its processes lives is not known"
         if self.death.survivors:
             pids = ", ".join(map(str, self.death.survivors))
             return f"processes could not be killed: {pids}"

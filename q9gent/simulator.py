@@ -249,16 +249,19 @@ def spawn(mode: str, count: int, session: str, handshake: int) -> Callable[[], o
 
     argv = [PYTHON, "-I", "-S", __file__, "--descend", mode, str(count), session]
     apart = sys.platform == "win32" and mode not in {"plain", "hold-stdout", "deep"}
-    # Without that one variable no Python starts on Windows.
-    scrubbed = {name: value for name, value in os.environ.items() if name.upper() == "SYSTEMROOT"}
     return Popen(
         argv,
         stdin=DEVNULL,
         stdout=None if mode == "hold-stdout" else DEVNULL,
         stderr=handshake,
-        env=scrubbed if mode == "scrubbed" else None,
+        env=scrubbed_environment() if mode == "scrubbed" else None,
         creationflags=0x208 if apart else 0,  # DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP
     ).wait
+
+
+def scrubbed_environment() -> dict[str, str]:
+    """Return none, but for the one variable without which no Python starts on Windows."""
+    return {name: value for name, value in os.environ.items() if name.upper() == "SYSTEMROOT"}
 
 
 def descend(mode: str, count: int, session: str) -> NoReturn:

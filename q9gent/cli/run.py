@@ -213,8 +213,7 @@ class Turn:
 
 def words_of(told: Termination) -> str:
     """Return what an interrupted run's end took."""
-    killed = str(told.killed or "none")
-    return f"interrupted: every process of the run is dead, {killed} had to be killed (code: {told.code})"
+    return f"interrupted: every process of the run is dead, {_cost(told.killed, told.code)}"
 
 
 def words_of_ended(ending: Completed | Failed | None) -> str:
@@ -229,8 +228,11 @@ def words_of_ended(ending: Completed | Failed | None) -> str:
     code = ending.code if isinstance(ending, Failed) else "completed"
     if isinstance(ending, Failed) and survivors_of(ending):
         return f"{words}: {ending.error} (code: {code})"
-    killed = str(ending.killed or "none")
-    return f"{words}: every process of it is dead, {killed} had to be killed (code: {code})"
+    return f"{words}: every process of it is dead, {_cost(ending.killed, code)}"
+
+
+def _cost(killed: int | None, code: str) -> str:
+    return f"{killed or 'none'} had to be killed (code: {code})"
 
 
 def _processes(count: int) -> str:

@@ -26,7 +26,7 @@ from q9gent.client._protocol import (
 )
 from q9gent.client._types import Result, make_result
 from q9gent.wire.event_stream import EventDecoder, MalformedStream
-from q9gent.wire.events import Completed, Event, Failed, Output, SessionCreated
+from q9gent.wire.events import CONTAINMENT_LOST, FAILED, Completed, Event, Failed, Output, SessionCreated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     import httpx
 
 _RunT = TypeVar("_RunT", bound="BaseRun")
-
-CONTAINMENT_LOST = "Process execution failed: containment was lost: "
-"""How the text of a terminal event begins, if nobody can say what of the run lives."""
 
 
 class BaseClient(Generic[_RunT]):
@@ -219,7 +216,9 @@ def report_cleanup(failure: ClientError | None, in_flight: BaseException | None)
 
 def survivors_of(ending: Completed | Failed) -> SurvivorsLeft | None:
     """Return what ``POST /terminate`` would have answered, if processes may have survived this ending."""
-    if isinstance(ending, Failed) and (ending.survivors or ending.error.startswith(CONTAINMENT_LOST)):
+    if isinstance(ending, Failed) and (
+        ending.survivors or ending.error.startswith(FAILED + CONTAINMENT_LOST)
+    ):
         pids = list(ending.survivors) if ending.survivors else None
         return SurvivorsLeft(ending.error, status=500, facts={"survivors": pids})
     return None

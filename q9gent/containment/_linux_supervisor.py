@@ -57,7 +57,7 @@ class Supervisor:
                 socket.send_fds(self._sock, [packet], fds)
             else:
                 self._sock.send(packet)
-        except (BrokenPipeError, ConnectionError):
+        except ConnectionError:
             return False
         return True
 

@@ -71,7 +71,7 @@ class FileSessionStore:
                 if session is not None:
                     # A clock that was set back must not make a session older than it is.
                     now = max(int(time.time()), session.last_used)
-                    self._write(msgspec.structs.replace(session, last_used=now), threading.Event())
+                    self._write(msgspec.structs.replace(session, last_used=now))
 
         await self._in_thread(work)
 
@@ -160,13 +160,13 @@ class FileSessionStore:
         with open(fd, "rb") as file:
             return file.read(SESSION_BYTES)
 
-    def _write(self, session: Session, given_up: threading.Event) -> None:
+    def _write(self, session: Session, given_up: threading.Event | None = None) -> None:
         path = self._path(session.session_id)
         temporary_path = self._temporary_path()
         try:
             self._create(temporary_path, msgspec.json.encode(session))
             with self._lock:
-                if given_up.is_set():
+                if given_up is not None and given_up.is_set():
                     os.unlink(temporary_path)
                 else:
                     _insist(lambda: os.replace(temporary_path, path))

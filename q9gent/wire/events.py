@@ -14,6 +14,12 @@ from msgspec import Meta
 
 from q9gent.wire.fields import Count, Uuid
 
+FAILED = "Process execution failed: "
+"""How the text of every ``error`` event begins."""
+
+CONTAINMENT_LOST = "containment was lost: "
+"""How it goes on if nobody can say what of the run lives; there are no ``survivors`` then."""
+
 Code = Literal[
     "exit",
     "signal",

@@ -178,6 +178,14 @@ class Stage:
             self.actors.append(actor)
             yield actor
 
+    @asynccontextmanager
+    async def python(self, program: str) -> AsyncIterator[Actor]:
+        """A tree of a Python program, which finds the session's id in ``sys.argv[1]``."""
+        session = str(uuid.uuid4())
+        launch = Launch(argv=(sys.executable, "-I", "-S", "-c", program, session))
+        async with self.play(launch, session) as actor:
+            yield actor
+
     def assert_gone(self, actor: Actor, death: Death | None, behaviour: str = "") -> None:
         """Prove that nothing of it is left, or that a limit is what the strategy says it is."""
         if death is not None:

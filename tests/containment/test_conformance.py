@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import sys
-import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -101,7 +100,6 @@ async def test_scrubbed_environment(stage: Stage) -> None:
 @on_stage
 async def test_scrubbed_child(stage: Stage) -> None:
     """A child that left the session and scrubbed its environment, but has its parent, dies with the run."""
-    session = str(uuid.uuid4())
     program = (
         "import subprocess, sys\n"
         "code = 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'\n"
@@ -109,8 +107,7 @@ async def test_scrubbed_child(stage: Stage) -> None:
         "known = {name: value for name, value in __import__('os').environ.items() if name == 'SYSTEMROOT'}\n"
         "subprocess.Popen(child, env=known, stdout=sys.stdout, start_new_session=True).wait()"
     )
-    argv = (sys.executable, "-I", "-S", "-c", program, session)
-    async with stage.play(Launch(argv=argv), session) as actor:
+    async with stage.python(program) as actor:
         assert int(await actor.raw()) in [one.pid for one in actor.note()]
         assert (await end(stage, actor)).killed == 2
 
@@ -169,7 +166,6 @@ async def test_stopped_leader(stage: Stage) -> None:
 @on_stage
 async def test_no_main_thread(stage: Stage) -> None:
     """A leader and a child whose main threads have ended, while other threads go on, die with the run."""
-    session = str(uuid.uuid4())
     program = (
         "import ctypes, os, threading, time\n"
         "os.fork()\n"
@@ -177,9 +173,7 @@ async def test_no_main_thread(stage: Stage) -> None:
         "print(os.getpid(), flush=True)\n"
         "ctypes.CDLL(None).pthread_exit(None)"
     )
-    async with stage.play(
-        Launch(argv=(sys.executable, "-I", "-S", "-c", program, session)), session
-    ) as actor:
+    async with stage.python(program) as actor:
         pids = {int(await actor.raw()), int(await actor.raw())}
 
         def headless() -> list[Found]:  # with the main thread goes the command line

@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import uuid
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -178,12 +177,10 @@ def give_up_soon(patch: pytest.MonkeyPatch) -> None:
 def test_supervisor_stopped_again_and_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A supervisor that its run does not let work is killed, and the tree with it."""
     give_up_soon(monkeypatch)
-    session = str(uuid.uuid4())
     program = "import os, signal\nprint(1, flush=True)\nwhile 1: os.kill(os.getppid(), signal.SIGSTOP)"
-    argv = (sys.executable, "-I", "-S", "-c", program, session)
 
     async def scenario() -> None:
-        async with stage.play(Launch(argv=argv), session) as actor:
+        async with stage.python(program) as actor:
             assert await actor.raw() == b"1"
             actor.note()
             with trio.fail_after(PROMPT_SECONDS):
@@ -211,9 +208,7 @@ signal.pause()
 @on_stage
 async def test_lineages_that_never_rest(stage: Stage) -> None:
     """Processes that fork and exit without a pause are chased until none is left: one round is not enough."""
-    session = str(uuid.uuid4())
-    argv = (sys.executable, "-I", "-S", "-c", NEVER_REST, session)
-    async with stage.play(Launch(argv=argv), session) as actor:
+    async with stage.python(NEVER_REST) as actor:
         for _ in range(16):
             assert await actor.raw() == b"1"
         with trio.fail_after(PROMPT_SECONDS):

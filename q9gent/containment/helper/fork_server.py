@@ -16,7 +16,7 @@ import time
 
 from .lifeline import Waker, receive, send
 from .processes import children_of, descendants_of, kill_all
-from .supervisor import Supervisor
+from .supervisor import Supervisor, pause_of_killing
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -64,8 +64,8 @@ class ForkServer:
 
     def timeout(self) -> float | None:
         """Return how long there is nothing to do unless something happens."""
-        if self.gone:  # killing is over in a millisecond, or takes long
-            return min(0.25, 0.001 + (time.monotonic() - self.gone_since) / 8)
+        if self.gone:
+            return pause_of_killing(self.gone_since)
         if self.server_is_gone:
             for pid in self.supervisors:  # one that a run has stopped cannot see its lifeline's end
                 os.kill(pid, signal.SIGCONT)

@@ -38,14 +38,19 @@ def children_by_scan(parent: int) -> list[int]:
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    fields = file.read().rpartition(b") ")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == parent:
+            fields = _stat_of(int(name))
+            if fields and int(fields[1]) == parent:
                 found.append(int(name))
     return found
+
+
+def _stat_of(pid: int) -> list[bytes]:
+    """Return what the system tells of a process, from its state on; nothing if it is gone or hidden."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return []
 
 
 def identity_of(pid: int) -> tuple[int, bytes] | None:
@@ -53,13 +58,10 @@ def identity_of(pid: int) -> tuple[int, bytes] | None:
 
     One whose main thread alone has ended looks like a zombie, but for its other threads (proc_pid_stat(5)).
     """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
-    except OSError:
+    fields = _stat_of(pid)
+    if not fields or (fields[0] in b"ZX" and int(fields[17]) <= 1):
         return None
-    is_dead = fields[0] in b"ZX" and int(fields[17]) <= 1
-    return None if is_dead else (int(fields[1]), fields[19])
+    return int(fields[1]), fields[19]
 
 
 def descendants_of(pid: int, spared: collections.abc.Container[int] = ()) -> dict[int, bytes]:

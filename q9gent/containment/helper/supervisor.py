@@ -57,8 +57,7 @@ class Supervisor:
     def timeout(self) -> float | None:
         """Return how long there is nothing to do unless something happens."""
         if self.killing_since is not None:
-            spent = time.monotonic() - self.killing_since
-            return min(0.25, 0.001 + spent / 8)  # killing is over in a millisecond, or takes long
+            return pause_of_killing(self.killing_since)
         if self.kill_at is not None:
             return max(0.0, self.kill_at - time.monotonic())
         return None
@@ -155,6 +154,11 @@ class Supervisor:
         if now - self.killing_since > KILL_TIMEOUT_SECONDS and not self.told_survivors and living:
             self.told_survivors = True
             send(self.sock, " ".join(map(str, ["v", len(self.killed.difference(living)), *living])))
+
+
+def pause_of_killing(since: float) -> float:
+    """Return how long to wait for deaths before killing again: it is over in a millisecond, or takes long."""
+    return min(0.25, 0.001 + (time.monotonic() - since) / 8)
 
 
 def raise_oom_score() -> None:
