@@ -22,6 +22,10 @@ def agent_environment() -> dict[str, str]:
     }
 
 
+OPEN_MAX = 10_240
+"""What macOS calls so: no more can be asked for, though its hard limit may be infinite (setrlimit(2))."""
+
+
 def raise_descriptor_limit() -> None:
     """Take as many descriptors as the system allows: a run needs four, the usual soft limit is 1,024.
 
@@ -29,6 +33,8 @@ def raise_descriptor_limit() -> None:
     strategy starts them with ``STARTED_WITH``.
     """
     if sys.platform != "win32":
-        _soft, hard = STARTED_WITH
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft, hard = STARTED_WITH
+        for wanted in (hard, max(soft, OPEN_MAX)):
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+                return

@@ -1,12 +1,12 @@
 """macOS and other POSIX systems: the process group, the descendants, and a mark. Best effort.
 
-These systems have no way to hold a tree from above, so its members are looked for: the leader's session
-and process group, its descendants as far as parents still tell, and, for those that were reparented,
-whoever carries the run's mark in its environment. They are killed until two scans in a row find
-nobody.
+These systems have no way to hold a tree from above, so its members are looked for (``_posix_search``) in
+the process table (``_posix_table``): the leader's session and process group, its descendants as far as
+parents still tell, and, for those that were reparented, whoever carries the run's mark in its environment.
+They are killed until two readings in a row find nobody.
 
 What can escape: a process that left the session, lost its parent *and* scrubbed its environment
-(``env -i setsid``); a process forked between the two scans by one that neither saw; processes whose
+(``env -i setsid``); a process forked between the two readings by one that neither saw; processes whose
 environment the system does not show us. A server killed by SIGKILL cannot clean up. It runs on Linux
 too (``--containment posix``), so that it is tested everywhere.
 """
@@ -26,9 +26,10 @@ import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import psutil
 import trio
 
+from q9gent.containment._posix_search import Search
+from q9gent.containment._posix_table import MARK, ProcessTable
 from q9gent.containment.environment import agent_environment
 from q9gent.containment.pipes import PipeSource, open_null, open_output_pipe, stdin_file
 from q9gent.containment.protocol import (
@@ -44,21 +45,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 
-MARK = "Q9_RUN_MARK"
-"""The environment variable by which reparented descendants are known. It is all that is added to what a
-run inherits, and only by this strategy."""
-
-SCAN_SECONDS = 0.02
-"""The pause between two scans while killing: each reads the whole process table."""
-
-
 class PosixTree:
     """A run's processes, as far as they can be found."""
 
-    def __init__(self) -> None:
-        self._mark = secrets.token_hex(16)
+    def __init__(self, table: ProcessTable) -> None:
+        self._table = table
         self._process: trio.Process | None = None
-        self._known: dict[int, psutil.Process] = {}
+        self._search: Search
         self._ending = trio.Lock()
         self._deadline = float("inf")
         self._hurry = trio.Event()
@@ -74,6 +67,7 @@ class PosixTree:
             SpawnError: It could not be started.
         """
         fds: list[int] = []
+        mark = secrets.token_hex(16)
         try:
             fds.append(open_null() if launch.stdin is None else stdin_file(launch.stdin))
             self.stdout, write_fd = open_output_pipe(live_trees)
@@ -90,7 +84,7 @@ class PosixTree:
                     stderr=fds[2],
                     start_new_session=True,
                     restore_signals=True,
-                    env={**agent_environment(), MARK: self._mark},
+                    env={**agent_environment(), MARK: mark},
                 )
         except OSError as error:
             raise SpawnError(os.strerror(error.errno or 0), error.errno) from error
@@ -101,6 +95,7 @@ class PosixTree:
                 os.close(fd)
         assert self._process is not None
         self.pid = self._process.pid
+        self._search = Search(self._table, self.pid, mark)
 
     async def wait_exited(self) -> ExitStatus:
         """See ``Tree.wait_exited``."""
@@ -120,13 +115,21 @@ class PosixTree:
             self._hurry = trio.Event()
         async with self._ending:
             if self.death is None:
-                if self._process.poll() is None and grace_seconds > 0:
-                    self._find()  # before asking: afterwards parents may be gone
-                    await self._ask(self._process)
-                self.death = await self._kill()
+                try:
+                    if self._process.poll() is None and grace_seconds > 0:
+                        await self._ask(self._process)
+                    self.death = await self._search.kill(self._process.poll)
+                except Exception:  # whatever it is, the run goes with it as far as one call can kill it
+                    if self._process.poll() is None:
+                        os.killpg(self.pid, signal.SIGKILL)
+                        with trio.move_on_after(KILL_TIMEOUT_SECONDS, shield=True):
+                            await self._process.wait()
+                    raise
         return self.death
 
     async def _ask(self, process: trio.Process) -> None:
+        with contextlib.suppress(OSError):
+            await self._search.look()  # now: afterwards parents may be gone
         for number in (signal.SIGTERM, signal.SIGCONT):  # what is stopped cannot hear the first
             with contextlib.suppress(OSError):
                 os.killpg(self.pid, number)
@@ -141,81 +144,6 @@ class PosixTree:
                 await self._hurry.wait()
         scope.cancel()
 
-    async def _kill(self) -> Death:
-        """Kill whoever is found, until two scans in a row find nobody."""
-        assert self._process is not None
-        killed: set[int] = set()
-        clean_scans = 0
-        give_up_at = trio.current_time() + KILL_TIMEOUT_SECONDS
-        while True:
-            found = self._find()
-            killed |= self._kill_groups({process.pid for process in found})
-            for process in found:
-                with contextlib.suppress(psutil.Error):  # gone already, perhaps with its group
-                    process.kill()
-                    killed.add(process.pid)
-            self._process.poll()  # reap the leader
-            clean_scans = 0 if found else clean_scans + 1
-            if clean_scans == 2:
-                return Death(killed=len(killed))
-            if trio.current_time() > give_up_at:
-                survivors = tuple(sorted(process.pid for process in found))
-                return Death(killed=len(killed.difference(survivors)), survivors=survivors)
-            await trio.sleep(SCAN_SECONDS)
-
-    def _kill_groups(self, pids: set[int]) -> set[int]:
-        """Kill whole process groups: one by one, those that keep forking are always ahead of us.
-
-        Returns:
-            Those of ``pids`` whose group was killed.
-        """
-        groups: dict[int, set[int]] = {}
-        for pid in pids:
-            with contextlib.suppress(OSError):
-                group = os.getpgid(pid)
-                if group in pids or group == self.pid:  # led by one of ours: nobody else can be in it
-                    groups.setdefault(group, set()).add(pid)
-        killed: set[int] = set()
-        for group, members in groups.items():
-            with contextlib.suppress(OSError):
-                os.killpg(group, signal.SIGKILL)
-                killed |= members
-        return killed
-
-    def _find(self) -> list[psutil.Process]:
-        """Return the tree's processes that live, and remember them: a known pid stays known."""
-        children: dict[int, list[psutil.Process]] = {}
-        ours: list[psutil.Process] = []
-        # Not process_iter, which passes over a pid that has a new bearer, twice in a row.
-        for pid in psutil.pids():
-            try:
-                process = psutil.Process(pid)
-                children.setdefault(process.ppid(), []).append(process)
-            except psutil.Error:
-                continue
-            if self._known.get(process.pid) == process or self._is_ours(process):
-                ours.append(process)
-        found: dict[int, psutil.Process] = {}
-        while ours:
-            process = ours.pop()
-            if process.pid not in found:
-                found[process.pid] = process
-                ours += children.get(process.pid, [])
-        self._known = {pid: process for pid, process in found.items() if _lives(process)}
-        return list(self._known.values())
-
-    def _is_ours(self, process: psutil.Process) -> bool:
-        try:
-            # The group and session of the leader are its pid, which stays taken while they have members.
-            if os.getsid(process.pid) == self.pid or os.getpgid(process.pid) == self.pid:
-                return True
-        except OSError:
-            return False
-        try:
-            return process.environ().get(MARK) == self._mark
-        except (psutil.Error, OSError):
-            return False
-
     def close(self) -> None:
         """Close the pipes."""
         for name in ("stdout", "stderr"):
@@ -224,18 +152,7 @@ class PosixTree:
 
     def count_processes(self) -> int:
         """See ``Tree.count_processes``."""
-        return 0 if self.death is not None or self._process is None else len(self._find())
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        if process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1:
-            return False  # with threads, its main one alone has ended (Linux): the others go on
-        return process.is_running()
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return True
+        return 0 if self.death is not None or self._process is None else self._search.count()
 
 
 class PosixContainment:
@@ -249,18 +166,19 @@ class PosixContainment:
 
     def __init__(self) -> None:
         self._live = 0
+        self._table = ProcessTable()
 
     @asynccontextmanager
     async def open_tree(self, launch: Launch, *, grace_seconds: float) -> AsyncIterator[PosixTree]:
         """See ``Containment.open_tree``."""
-        tree = PosixTree()
+        tree = PosixTree(self._table)
         self._live += 1
         try:
             await tree.start(launch, self._live)
             yield tree
         finally:
             try:
-                with trio.CancelScope(shield=True):  # bounded: see PosixTree.end
+                with trio.CancelScope(shield=True):  # bounded: see Search.kill
                     await tree.end(grace_seconds)
             finally:
                 self._live -= 1

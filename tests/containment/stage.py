@@ -260,12 +260,12 @@ def _kill(found: list[Found]) -> None:
             os.waitpid(one.pid, 0)
 
 
-def on_stage(test: Callable[[Stage], Awaitable[None]]) -> Callable[[Stage], None]:
-    """Make a test of an async function of a stage."""
+def on_stage(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a test of an async function of a stage and what other fixtures it asks for."""
 
     @functools.wraps(test)
-    def performed(stage: Stage) -> None:
-        stage.perform(lambda: test(stage))
+    def performed(stage: Stage, **others: object) -> None:
+        stage.perform(lambda: test(stage, **others))
 
     return performed
 
