@@ -151,7 +151,11 @@ def _row(pid: int) -> Row:
         pass  # OpenBSD tells nobody the session of a process in another one
     try:
         mark = process.environ().get(MARK)
-    except (psutil.AccessDenied, psutil.ZombieProcess):  # a process without its main thread shows none
+    except psutil.AccessDenied:
+        mark = None
+    except psutil.NoSuchProcess:  # kernel threads say so, too, and a process without its main thread
+        if not _lives(process):
+            raise psutil.NoSuchProcess(pid) from None
         mark = None
     return Row(process, parent, session, group, mark, lives)
 
