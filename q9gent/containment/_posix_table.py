@@ -29,7 +29,6 @@ ROUNDS = 4
 """How often the list is taken for one reading: each round reads who is new, and on a system that never
 stops starting processes there is always somebody."""
 
-
 PAUSE_PIDS = 100
 """After how many others get their turn: a fork storm leaves thousands of zombies, which take seconds."""
 

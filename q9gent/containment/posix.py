@@ -121,7 +121,8 @@ class PosixTree:
                     self.death = await self._search.kill(self._process.poll)
                 except Exception:  # whatever it is, the run goes with it as far as one call can kill it
                     if self._process.poll() is None:
-                        os.killpg(self.pid, signal.SIGKILL)
+                        with contextlib.suppress(OSError):
+                            os.killpg(self.pid, signal.SIGKILL)
                         with trio.move_on_after(KILL_TIMEOUT_SECONDS, shield=True):
                             await self._process.wait()
                     raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import subprocess
 import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -46,21 +47,22 @@ def read_by(actor: Any, instead: Callable[[Read, float], Awaitable[Reading]]) ->
     table.read = lambda since: instead(actual, since)
 
 
+@pytest.mark.parametrize(("blind", "missed"), [(1, False), (2, True)])
 @on_stage
-async def test_one_reading_that_finds_nobody_proves_nothing(stage: Stage) -> None:
-    """A process that a reading has missed, as it was just being born, is found by the next."""
+async def test_a_blind_reading_proves_nothing(stage: Stage, blind: int, missed: bool) -> None:
+    """Who was just being born is found by the next; who was gone before being read may have been its parent."""
     async with stage.actor("!child daemon\n!wait") as actor:
         await actor.children(1)
         readings = 0
 
-        async def miss_once(read: Read, since: float) -> Reading:
+        async def see_nobody_at_first(read: Read, since: float) -> Reading:
             nonlocal readings
             readings += 1
-            return Reading({}, missed=False) if readings == 1 else await read(since)
+            return Reading({}, missed=missed) if readings <= blind else await read(since)
 
-        read_by(actor, miss_once)
+        read_by(actor, see_nobody_at_first)
         stage.assert_gone(actor, await actor.tree.end(0))
-        assert readings >= 4
+        assert readings >= blind + 3
 
 
 @on_stage
@@ -77,22 +79,6 @@ async def test_two_clean_readings_are_two(stage: Stage) -> None:
         read_by(actor, note)
         stage.assert_gone(actor, await actor.tree.end(0))
         assert len({id(reading) for reading in readings}) == len(readings) >= 3
-
-
-@on_stage
-async def test_a_reading_that_missed_somebody_proves_nothing(stage: Stage) -> None:
-    """Who was gone before being read may have been the parent of one who lives."""
-    async with stage.actor("!child daemon\n!wait") as actor:
-        await actor.children(1)
-        readings = 0
-
-        async def miss_twice(read: Read, since: float) -> Reading:
-            nonlocal readings
-            readings += 1
-            return Reading({}, missed=True) if readings <= 2 else await read(since)
-
-        read_by(actor, miss_twice)
-        stage.assert_gone(actor, await actor.tree.end(0))
 
 
 @on_stage
@@ -341,6 +327,35 @@ def test_no_group_but_a_runs_is_killed(monkeypatch: pytest.MonkeyPatch, group: i
     monkeypatch.setattr(os, "killpg", refuse)
     assert not _posix_search._kill_group(group)
     assert not _posix_search._kill_group(os.getpgrp())
+
+
+def test_a_groups_number_that_is_anothers_by_now_is_spared() -> None:
+    """Between reading and killing the run's group may have ended."""
+    sleeps = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
+    stranger = psutil.Popen(sleeps, start_new_session=True)
+    gone = psutil.Popen(sleeps)
+    gone.kill()
+    gone.wait(FEW_SECONDS)
+    row = _posix_table.Row(psutil.Process(os.getpid()), 1, stranger.pid, stranger.pid, None, lives=True)
+    row.process._ident = gone._ident  # type: ignore[attr-defined]
+    row.process._pid = gone.pid  # type: ignore[attr-defined]
+    try:
+        assert _posix_search._kill([row]) == set()
+        assert stranger.is_running()
+    finally:
+        stranger.kill()
+    assert stranger.wait(FEW_SECONDS) == -9
+
+
+def test_a_member_brings_its_whole_group_down() -> None:
+    """Also those whom no reading has seen."""
+    program = "import os, time; print(os.fork(), flush=True); time.sleep(600)"
+    command = [sys.executable, "-I", "-S", "-c", program]
+    with psutil.Popen(command, start_new_session=True, stdout=subprocess.PIPE) as leader:
+        child = max(int(leader.stdout.readline()), int(leader.stdout.readline()))
+        row = read().rows[child]
+        assert _posix_search._kill([row]) == {row.process}
+        assert leader.wait(FEW_SECONDS) == -9
 
 
 def test_a_group_that_is_gone_is_not_killed() -> None:

@@ -894,13 +894,7 @@ async def test_a_hundred_runs_leave_nothing():
 
     async def run(count):
         for _ in range(count):
-            try:
-                await exit_5()
-            except SpawnError as error:
-                # Under load Wine's loader loses a new process once in some ten thousand: CreateProcess says 1359.
-                if not IS_WINE or error.reason != "Internal error":
-                    raise
-                await exit_5()
+            await exit_5()
             with pytest.raises(SpawnError):
                 async with containment.open_tree(missing, grace_seconds=1):
                     pytest.fail("it was started")

