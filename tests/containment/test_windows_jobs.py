@@ -41,7 +41,6 @@ pytestmark = [
 
 DETACHED = 0x8 | 0x200  # DETACHED_PROCESS, CREATE_NEW_PROCESS_GROUP
 BREAKAWAY = 0x01000000  # CREATE_BREAKAWAY_FROM_JOB
-IS_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 TEST_SECONDS = 200  # a Python under Wine takes most of a second to start, and on a busy machine several
 LONG_SECONDS = 600  # longer than any test may take
 
