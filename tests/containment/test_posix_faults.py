@@ -47,22 +47,32 @@ def read_by(actor: Any, instead: Callable[[Read, float], Awaitable[Reading]]) ->
     table.read = lambda since: instead(actual, since)
 
 
+def at_first(actor: Any, times: int, answer: Callable[[], Reading]) -> list[float]:
+    """Have an actor's first readings answered otherwise; return when each was asked for, as they come."""
+    asked: list[float] = []
+
+    async def instead(read: Read, since: float) -> Reading:
+        asked.append(since)
+        return answer() if len(asked) <= times else await read(since)
+
+    read_by(actor, instead)
+    return asked
+
+
+def out_of_descriptors() -> Reading:
+    """A reading when there is no descriptor for it."""
+    raise OSError(24, "Too many open files")
+
+
 @pytest.mark.parametrize(("blind", "missed"), [(1, False), (2, True)])
 @on_stage
 async def test_a_blind_reading_proves_nothing(stage: Stage, blind: int, missed: bool) -> None:
     """Who was just being born is found by the next; who was gone before being read may have been its parent."""
     async with stage.actor("!child daemon\n!wait") as actor:
         await actor.children(1)
-        readings = 0
-
-        async def see_nobody_at_first(read: Read, since: float) -> Reading:
-            nonlocal readings
-            readings += 1
-            return Reading({}, missed=missed) if readings <= blind else await read(since)
-
-        read_by(actor, see_nobody_at_first)
+        asked = at_first(actor, blind, lambda: Reading({}, missed=missed))
         stage.assert_gone(actor, await actor.tree.end(0))
-        assert readings >= blind + 3
+        assert len(asked) >= blind + 3
 
 
 @on_stage
@@ -259,18 +269,9 @@ async def test_out_of_descriptors_the_end_waits_for_one(stage: Stage) -> None:
     """A table that cannot be read proves nobody dead; the leader's group dies all the same."""
     async with stage.actor("!child plain\n!child daemon\n!wait") as actor:
         await actor.children(2)
-        readings = 0
-
-        async def fail_at_first(read: Read, since: float) -> Reading:
-            nonlocal readings
-            readings += 1
-            if readings <= 3:
-                raise OSError(24, "Too many open files")
-            return await read(since)
-
-        read_by(actor, fail_at_first)
+        asked = at_first(actor, 3, out_of_descriptors)
         stage.assert_gone(actor, await actor.tree.end(0))
-        assert readings >= 6
+        assert len(asked) >= 6
 
 
 @pytest.mark.parametrize("has_looked", [True, False])
@@ -287,9 +288,7 @@ async def test_out_of_descriptors_for_long_nothing_is_claimed(
         is_out = True
 
         async def fail(read: Read, since: float) -> Reading:
-            if is_out:
-                raise OSError(24, "Too many open files")
-            return await read(since)
+            return out_of_descriptors() if is_out else await read(since)
 
         read_by(actor, fail)
         if has_looked:
